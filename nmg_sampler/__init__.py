@@ -1,0 +1,39 @@
+"""Inversion and Noise Map Guidance on tensors alone: no host, no bar, no state, no global seed.
+
+Space: a state is x = alpha * x0 + sigma * eps at a `NoiseLevel`, shape (B, C, ...), in the model's
+own latent space. Levels are Python floats (float64). The library keeps the dtype and device it is
+given; a trajectory lives on the CPU. Nothing here draws random numbers.
+"""
+
+from .energy import Loss as Loss
+from .energy import energy as energy
+from .errors import InvalidInput as InvalidInput
+from .errors import NMGError as NMGError
+from .errors import NotDifferentiable as NotDifferentiable
+from .errors import NotFinite as NotFinite
+from .errors import TrajectoryMismatch as TrajectoryMismatch
+from .events import StepEvent as StepEvent
+from .guidance import Guidance as Guidance
+from .guidance import GuidedRun as GuidedRun
+from .guidance import PlainGuidance as PlainGuidance
+from .inversion import invert as invert
+from .levels import Family as Family
+from .levels import NoiseLevel as NoiseLevel
+from .noise_map import Gradient as Gradient
+from .noise_map import Mode as Mode
+from .noise_map import NoiseMapGuidance as NoiseMapGuidance
+from .noise_map import Reference as Reference
+from .noise_map import fused_guidance as fused_guidance
+from .noise_map import official_guidance as official_guidance
+from .predictor import Guided as Guided
+from .predictor import Predictor as Predictor
+from .predictor import Prompt as Prompt
+from .sampling import sample as sample
+from .schedule import Schedule as Schedule
+from .schedule import official_masactrl_schedule as official_masactrl_schedule
+from .schedule import official_schedule as official_schedule
+from .schedule import schedule_from_sigmas as schedule_from_sigmas
+from .trajectory import ModelIdentity as ModelIdentity
+from .trajectory import Trajectory as Trajectory
+from .trajectory_file import load_trajectory as load_trajectory
+from .trajectory_file import save_trajectory as save_trajectory

@@ -1,0 +1,75 @@
+"""The plug: how a method keeps a sampling step faithful to a trajectory."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+
+from .predictor import Guided, Predictor
+from .schedule import Step
+from .trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a guidance method may know of the run it takes part in.
+
+    Attributes:
+        predictor: the network with its prompts bound.
+        trajectory: where to stay close to.
+        total: number of steps of the run.
+        text_scale: classifier-free guidance scale, dimensionless.
+        mask: (B or 1, 1, ...) 0..1 on the run's device, 1 where the picture may change; or None.
+    """
+
+    predictor: Predictor
+    trajectory: Trajectory
+    total: int
+    text_scale: float
+    mask: torch.Tensor | None = None
+
+
+class Prepared(NamedTuple):
+    """What a method hands to the text-guided prediction of a step."""
+
+    x: torch.Tensor  # (B, C, ...) the state to predict from, at the step's level
+    negative: torch.Tensor | None = None  # the unconditional prediction there, if already known
+
+
+class GuidedRun:
+    """A method at work in one run: three moments of each step, each neutral unless overridden.
+
+    It is made by `Guidance.begin`, may keep state, and ends with the run. The base class is text
+    guidance alone: no correction.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
+        """Before the prediction: the state it is made from."""
+        return Prepared(x)
+
+    def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
+        """After the prediction: the noise that the step follows."""
+        return guided.eps
+
+    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """After the step: the state at `step.level_to`."""
+        return x
+
+
+class Guidance(Protocol):
+    """A method with its settings: immutable, holds nothing of a run."""
+
+    def begin(self, run: Run) -> GuidedRun:
+        """The method at work in `run`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PlainGuidance:
+    """DDIM with text guidance and no correction: the baseline."""
+
+    def begin(self, run: Run) -> GuidedRun:
+        return GuidedRun(run)

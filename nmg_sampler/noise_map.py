@@ -1,0 +1,197 @@
+"""Noise Map Guidance, arXiv 2402.04625 (ICLR 2024), and a one-step form of it that is ours.
+
+In the paper's letters, z a variance preserving state, z* the recorded one, s_g the gradient scale,
+s_N the noise map scale, s_T the text scale:
+
+    z' = DDIM(z, eps(z, null))                                    one unconditional step
+    eps_N = eps(z, null) + s_N * s_g * sqrt(1 - abar) * dE/dz     E = |z' - z*|, noise map guidance
+
+Only the product s_N * s_g matters, since the second line is linear in both.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+
+from .energy import REFERENCE_ELEMENTS, Loss, energy_slope
+from .errors import InvalidInput
+from .guidance import GuidedRun, Prepared, Run
+from .levels import ddim_step, step_factors
+from .predictor import Guided, Prompt, differentiable_eps
+from .schedule import Step
+
+
+class Mode(str, Enum):
+    """How the noise map term enters a step."""
+
+    OFFICIAL = "official"  # two sub-steps per level: noise map, then text (the paper)
+    FUSED = "fused"  # one step: text guidance plus the noise map term (ours)
+
+
+class Gradient(str, Enum):
+    """How the energy is differentiated."""
+
+    FULL = "full"  # through the step and the network
+    DIRECT = "direct"  # through the step alone: the network's Jacobian is dropped, no backward
+
+
+class Reference(str, Enum):
+    """Which recorded state the unconditional step is compared with."""
+
+    CURRENT = "current"  # the one at the level the step starts from (the reference implementation)
+    REACHED = "reached"  # the one at the level the step goes to (the paper's equation)
+
+
+@dataclass(frozen=True)
+class NoiseMapGuidance:
+    """Noise Map Guidance with its choices.
+
+    Attributes:
+        noise_map_scale: s_N, dimensionless, 0 or more.
+        gradient_scale: s_g, dimensionless, 0 or more; defined for an energy that is a sum over one
+            sample divided by 16384, so that it means the same at every latent size and batch.
+        mode, gradient, loss, reference: see the enumerations.
+        start, end: fractions of the run between which the method acts, 0 the noisiest end.
+        inside, outside: factors of the scale where the mask is 1 and where it is 0; without a mask
+            neither applies.
+
+    Raises:
+        InvalidInput: a number is negative, not finite, or start >= end.
+    """
+
+    noise_map_scale: float
+    gradient_scale: float
+    mode: Mode
+    gradient: Gradient
+    loss: Loss = Loss.L1
+    reference: Reference = Reference.REACHED
+    start: float = 0.0
+    end: float = 1.0
+    inside: float = 0.5
+    outside: float = 5.0
+
+    def __post_init__(self) -> None:
+        for name in ("noise_map_scale", "gradient_scale", "inside", "outside"):
+            value = getattr(self, name)
+            if not math.isfinite(value) or value < 0:
+                raise InvalidInput.of(
+                    name,
+                    "is no strength",
+                    value,
+                    "a finite number, 0 or more",
+                    "0 switches it off.",
+                )
+        if not 0 <= self.start < self.end <= 1:
+            raise InvalidInput.of(
+                "start and end",
+                "are no part of a run",
+                f"{self.start} to {self.end}",
+                "0 <= start < end <= 1",
+                "0 to 1 is the whole run.",
+            )
+
+    def begin(self, run: Run) -> GuidedRun:
+        return (_Official if self.mode is Mode.OFFICIAL else _Fused)(self, run)
+
+    @property
+    def scale(self) -> float:
+        """s_N * s_g per element of the energy's sum."""
+        return self.noise_map_scale * self.gradient_scale / REFERENCE_ELEMENTS
+
+
+def official_guidance(noise_map_scale: float, gradient_scale: float) -> NoiseMapGuidance:
+    """What the published implementation does: two sub-steps, full gradient, l1, its reference."""
+    return NoiseMapGuidance(
+        noise_map_scale, gradient_scale, Mode.OFFICIAL, Gradient.FULL, reference=Reference.CURRENT
+    )
+
+
+def fused_guidance(noise_map_scale: float, gradient_scale: float) -> NoiseMapGuidance:
+    """Our one-step form at the cost of plain text guidance: no backward pass."""
+    return NoiseMapGuidance(noise_map_scale, gradient_scale, Mode.FUSED, Gradient.DIRECT)
+
+
+class _NoiseMapRun(GuidedRun):
+    """What both modes share: the unconditional prediction and the noise map term."""
+
+    def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
+        super().__init__(run)
+        self.method = method
+        self.weight: float | torch.Tensor = method.scale
+        if run.mask is not None:
+            self.weight = method.scale * (
+                method.outside + (method.inside - method.outside) * run.mask
+            )
+
+    def acts(self, step: Step) -> bool:
+        """Whether `step` lies in the method's part of the run."""
+        progress = step.index / self.run.total
+        return self.method.start <= progress < self.method.end
+
+    def unconditional(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
+        """(eps under the negative prompt, the noise map term to add to it)."""
+        if self.method.gradient is Gradient.DIRECT:
+            eps = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
+            return eps, self.term(x, eps, step)
+        eps, pullback = differentiable_eps(self.run.predictor, x, step.level, Prompt.NEGATIVE)
+        scale, shift = step_factors(step.level, step.level_to)
+        slope = self.slope(x, eps, step)
+        # Chain rule through z' = scale * z + shift * eps(z).
+        return eps, self.weighted(scale * slope + pullback(shift * slope), step)
+
+    def term(self, x: torch.Tensor, eps: torch.Tensor, step: Step) -> torch.Tensor:
+        """The noise map term with the network's Jacobian dropped."""
+        scale, _ = step_factors(step.level, step.level_to)
+        return self.weighted(scale * self.slope(x, eps, step), step)
+
+    def slope(self, x: torch.Tensor, eps: torch.Tensor, step: Step) -> torch.Tensor:
+        """dE/dz' at the result z' of the unconditional step."""
+        current = self.method.reference is Reference.CURRENT
+        reference = self.run.trajectory.state(step.entry if current else step.entry_to, like=x)
+        reached = ddim_step(x, eps, step.level, step.level_to)
+        return energy_slope(reached, reference, self.method.loss)
+
+    def weighted(self, gradient: torch.Tensor, step: Step) -> torch.Tensor:
+        """s_N * s_g * sqrt(1 - abar) * dE/dz."""
+        return self.weight * step.level.sigma * gradient
+
+
+class _Official(_NoiseMapRun):
+    """Two sub-steps: the noise map step's result is taken to be at the level it started from."""
+
+    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
+        if not self.acts(step):
+            return Prepared(x)
+        if self.method.scale == 0:
+            eps = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
+        else:
+            null, term = self.unconditional(x, step)
+            eps = null + term
+        return Prepared(ddim_step(x, eps, step.level, step.level_to))
+
+
+class _Fused(_NoiseMapRun):
+    """One step along text guidance plus the noise map term; both share the negative prediction."""
+
+    def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
+        super().__init__(method, run)
+        # Text guidance yields the negative prediction, but without a graph, and not at scale 1.
+        self.shares = method.gradient is Gradient.DIRECT and run.text_scale != 1
+        self.pending: torch.Tensor | None = None
+
+    def acts(self, step: Step) -> bool:
+        return self.method.scale > 0 and super().acts(step)
+
+    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
+        if not self.acts(step) or self.shares:
+            return Prepared(x)
+        negative, self.pending = self.unconditional(x, step)
+        return Prepared(x, negative)
+
+    def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
+        if not self.acts(step):
+            return guided.eps
+        term = self.term(x, guided.negative, step) if self.shares else self.pending
+        return guided.eps + term

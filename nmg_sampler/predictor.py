@@ -1,0 +1,79 @@
+"""The one contract in the middle: what the library asks of a network."""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+import torch
+
+from .errors import NotDifferentiable
+from .levels import NoiseLevel
+
+
+class Prompt(Enum):
+    """Which text a prediction is made under."""
+
+    SOURCE = "source"  # describes the picture we started from
+    POSITIVE = "positive"  # what we go to
+    NEGATIVE = "negative"  # unconditional
+
+
+class Guided(NamedTuple):
+    """Noise predictions under text guidance; each (B, C, ...), the shape of the state."""
+
+    eps: torch.Tensor  # negative + text_scale * (positive - negative), or the host's own rule
+    negative: torch.Tensor | None  # None where it was not needed and not computed
+
+
+class Predictor(Protocol):
+    """A network with its prompts bound.
+
+    States are (B, C, ...) at a level: x = alpha * x0 + sigma * eps. A predictor is never asked at
+    sigma 0. Where gradients are enabled and the state requires them, `eps` is differentiable.
+    """
+
+    def eps(self, x: torch.Tensor, level: NoiseLevel, prompt: Prompt) -> torch.Tensor:
+        """The noise in `x` under one prompt; costs one row per sample."""
+        ...
+
+    def guided(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        text_scale: float,
+        negative: torch.Tensor | None = None,
+    ) -> Guided:
+        """Classifier-free guidance; two rows, or one if `negative` is known or the scale is 1."""
+        ...
+
+
+def differentiable_eps(
+    predictor: Predictor, x: torch.Tensor, level: NoiseLevel, prompt: Prompt
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """The noise in `x` and the function that pulls a covector on it back to the state.
+
+    The only place of the library where a graph is built. Leaves the host's inference mode for it.
+
+    Returns:
+        eps: (B, C, ...), detached.
+        pullback: cotangent -> J^T cotangent with J = d eps / d x; same shape; usable once.
+
+    Raises:
+        NotDifferentiable: the prediction is cut off from `x`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        eps = predictor.eps(leaf, level, prompt)
+    if not eps.requires_grad:
+        raise NotDifferentiable(
+            "gradient 'full' needs a prediction that can be differentiated. Got one that is cut off"
+            " from the latent; expected a graph. A patch on the model caches or detaches it: remove"
+            " the patch, or use gradient 'direct'."
+        )
+
+    def pullback(cotangent: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False):
+            (gradient,) = torch.autograd.grad(eps, leaf, cotangent.detach().clone())
+        return gradient
+
+    return eps.detach(), pullback
