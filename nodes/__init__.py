@@ -1,0 +1,24 @@
+"""The nodes of the pack."""
+
+from .demo import NMGDemoModel
+from .files import NMGLoadTrajectory, NMGSaveTrajectory
+from .guidance import NMGGuidance
+from .host.sockets import ComfyExtension, io
+from .invert import NMGInvert
+from .sample import NMGSample
+
+NODES: list[type[io.ComfyNode]] = [
+    NMGInvert,
+    NMGSample,
+    NMGGuidance,
+    NMGSaveTrajectory,
+    NMGLoadTrajectory,
+    NMGDemoModel,
+]
+
+
+class NoiseMapGuidanceExtension(ComfyExtension):
+    """What the host asks a pack for."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

@@ -1,0 +1,68 @@
+"""Trajectory files inside the host's input and output folders, and nowhere else."""
+
+from pathlib import Path
+
+import folder_paths
+
+from ...nmg_sampler import InvalidInput
+from ...nmg_sampler.trajectory_file import SUFFIX
+
+
+def new_file(prefix: str) -> Path:
+    """A file name of the output folder that does not exist yet: prefix, counter, suffix.
+
+    Raises:
+        InvalidInput: the prefix leads out of the output folder.
+    """
+    output = folder_paths.get_output_directory()
+    try:
+        folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, output)
+    except Exception as error:  # noqa: BLE001 (the host raises nothing more precise)
+        raise InvalidInput.of(
+            "filename_prefix",
+            "leads out of the output folder",
+            repr(prefix),
+            "a name, with folders below the output folder if you like",
+            "Remove '..' and absolute paths.",
+        ) from error
+    return Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
+
+
+def list_files() -> list[str]:
+    """Names of all trajectory files, as 'input/...' and 'output/...', sorted."""
+    return sorted(
+        f"{label}/{path.relative_to(root).as_posix()}"
+        for label, root in _roots().items()
+        for path in root.rglob(f"*{SUFFIX}")
+    )
+
+
+def find_file(name: str) -> Path:
+    """The file of a name as `list_files` gives it.
+
+    Raises:
+        InvalidInput: there is no such file, or the name leads out of the two folders.
+    """
+    label, _, rest = name.replace("\\", "/").partition("/")
+    root = _roots().get(label)
+    path = None if root is None else (root / rest).resolve()
+    if path is None or not path.is_relative_to(root.resolve()) or not name.endswith(SUFFIX):
+        raise InvalidInput.of(
+            "file",
+            "is outside the folders this node reads",
+            repr(name),
+            f"'input/...' or 'output/...' ending in {SUFFIX}",
+            "Copy the file into ComfyUI's input folder and choose it from the list.",
+        )
+    if not path.is_file():
+        raise InvalidInput.of(
+            "file", "does not exist", repr(name), "one of the list", "Refresh the list (R)."
+        )
+    return path
+
+
+def _roots() -> dict[str, Path]:
+    return {
+        "input": Path(folder_paths.get_input_directory()),
+        "output": Path(folder_paths.get_output_directory()),
+    }

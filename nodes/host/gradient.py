@@ -1,0 +1,179 @@
+"""Input gradients through the host's layers: no weight is saved, copied or given a gradient.
+
+The host runs nodes in inference mode, loads weights there, casts them on the fly, streams them
+through buffers that the next layer overwrites, or keeps them quantised. Ordinary autograd would
+refuse the first and use wrong numbers with the others. Here a layer asks the host for its weight in
+the forward pass and asks again in the backward pass, so any of these ways gives the same gradient.
+
+The layers are the host's own; for the length of one forward pass each instance gets its weight
+operation replaced, through the door that the host itself uses for cast weights.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import comfy.ldm.modules.attention
+import comfy.ops
+import torch
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from ...nmg_sampler import NotDifferentiable
+
+_ABSENT = object()
+_CONV_INPUT_GRADIENT = {
+    torch.nn.Conv1d: torch.nn.grad.conv1d_input,
+    torch.nn.Conv2d: torch.nn.grad.conv2d_input,
+    torch.nn.Conv3d: torch.nn.grad.conv3d_input,
+}
+
+
+@contextmanager
+def differentiable_layers(*roots: torch.nn.Module) -> Iterator[None]:
+    """Every layer below `roots` differentiable in its input; exactly as before on leaving."""
+    patched: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    try:
+        for root in roots:
+            for module in root.modules():
+                if isinstance(module, comfy.ops.CastWeightBiasOp):
+                    patched.append(_patch(module))
+        yield
+    finally:
+        for attributes, before in reversed(patched):
+            _restore(attributes, before)
+
+
+def attention_with_backward(
+    _chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+) -> torch.Tensor:
+    """An `optimized_attention_override`: PyTorch's attention, whatever backend the user chose.
+
+    Sage and flash kernels have no usable backward; sub-quadratic attention has a slow one.
+    """
+    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+
+
+def _patch(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    operation = _operation(module)
+    attributes = module.__dict__
+    changes = (
+        {}
+        if operation is None
+        else {
+            "forward_comfy_cast_weights": operation,
+            "comfy_cast_weights": True,
+            # Quantised layers: take the weight in the input's precision.
+            "comfy_force_cast_weights": True,
+        }
+    )
+    before = {name: attributes.get(name, _ABSENT) for name in changes}
+    attributes.update(changes)
+    return attributes, before
+
+
+def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
+    for name, value in before.items():
+        if value is _ABSENT:
+            del attributes[name]
+        else:
+            attributes[name] = value
+
+
+def _operation(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
+    """The replacement of the module's weight operation, None where none is needed."""
+    if isinstance(module, torch.nn.Embedding):
+        return None  # its input is whole numbers: no gradient passes
+    if isinstance(module, torch.nn.GroupNorm):
+        return partial(_with_cloned_weights, module, _group_norm)
+    if isinstance(module, torch.nn.LayerNorm):
+        return partial(_with_cloned_weights, module, _layer_norm)
+    if isinstance(module, torch.nn.RMSNorm):
+        return partial(_with_cloned_weights, module, _rms_norm)
+    for kind, input_gradient in _CONV_INPUT_GRADIENT.items():
+        if isinstance(module, kind):
+            return partial(_convolve, module, input_gradient)
+    if hasattr(module, "in_features"):
+        return partial(_linear, module)
+    return partial(_refuse, module)
+
+
+@contextmanager
+def _weights(
+    module: torch.nn.Module, like: torch.Tensor
+) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The module's (weight, bias) as the host gives them for an input like `like`."""
+    weight, bias, stream = comfy.ops.cast_bias_weight(module, like, offloadable=True)
+    try:
+        yield weight, bias
+    finally:
+        comfy.ops.uncast_bias_weight(module, weight, bias, stream)
+
+
+class _InputGradient(torch.autograd.Function):
+    """A layer that is linear in its input: apply(x, module, forward, pullback)."""
+
+    @staticmethod
+    def forward(ctx, x, module, forward, pullback):  # noqa: ANN001 (autograd's own interface)
+        ctx.module, ctx.pullback, ctx.shape = module, pullback, x.shape
+        with _weights(module, x) as (weight, bias):
+            return forward(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):  # noqa: ANN001
+        with _weights(ctx.module, grad) as (weight, _):
+            return ctx.pullback(ctx.shape, weight, grad), None, None, None
+
+
+def _linear(module: torch.nn.Module, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    return _InputGradient.apply(x, module, functional.linear, _linear_pullback)
+
+
+def _linear_pullback(_: Any, weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+    return grad @ weight
+
+
+def _convolve(
+    module: Any, input_gradient: Callable[..., torch.Tensor], x: torch.Tensor, **options: Any
+) -> torch.Tensor:
+    if module.padding_mode != "zeros" or isinstance(module.padding, str) or any(options.values()):
+        _refuse(module)
+
+    def pullback(shape: torch.Size, weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
+        return input_gradient(
+            shape, weight, grad, module.stride, module.padding, module.dilation, module.groups
+        )
+
+    return _InputGradient.apply(x, module, module._conv_forward, pullback)
+
+
+def _with_cloned_weights(
+    module: torch.nn.Module, norm: Callable[..., torch.Tensor], x: torch.Tensor
+) -> torch.Tensor:
+    """A norm needs its weight in the backward pass: it is small, so it is cloned."""
+    if module.weight is None:
+        return norm(module, x, None, None)
+    with _weights(module, x) as (weight, bias):
+        own = [None if tensor is None else tensor.clone() for tensor in (weight, bias)]
+    return norm(module, x, *own)
+
+
+def _group_norm(module: Any, x: torch.Tensor, weight: Any, bias: Any) -> torch.Tensor:
+    return functional.group_norm(x, module.num_groups, weight, bias, module.eps)
+
+
+def _layer_norm(module: Any, x: torch.Tensor, weight: Any, bias: Any) -> torch.Tensor:
+    return functional.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+
+
+def _rms_norm(module: Any, x: torch.Tensor, weight: Any, _: Any) -> torch.Tensor:
+    return functional.rms_norm(x, module.normalized_shape, weight, module.eps)
+
+
+def _refuse(module: torch.nn.Module, *_: Any, **__: Any) -> torch.Tensor:
+    raise NotDifferentiable(
+        f"gradient 'full' does not know a layer of this model. Got {type(module).__qualname__};"
+        " expected Linear, Conv, GroupNorm, LayerNorm or RMSNorm. Use gradient 'direct'."
+    )

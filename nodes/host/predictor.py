@@ -1,0 +1,158 @@
+"""The library's predictor over the host's sampling path."""
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+
+from ...nmg_sampler import Guided, NoiseLevel, NotDifferentiable, Prompt
+from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
+from .gradient import attention_with_backward, differentiable_layers
+
+_CALC = "sampler_calc_cond_batch_function"
+_POST = "sampler_post_cfg_function"
+
+
+@dataclass
+class Cost:
+    """Network evaluations of a run; a row is one prompt for the whole batch."""
+
+    forward_calls: int = 0
+    forward_rows: int = 0
+    backward_rows: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+class HostPredictor:
+    """Predictions of a model that the host has loaded, with every patch and condition on it.
+
+    A single prompt goes through `calc_cond_batch`: areas, time ranges, hooks, ControlNets and
+    patches of the network apply. Patches of the guidance rule (PAG, RescaleCFG, ...) do not: an
+    inversion follows the bare prediction. `guided` goes through the guider, where they do.
+
+    Args:
+        guider: a CFGGuider in the middle of `sample`, its conditions named as `Prompt`.
+        model_options: those the host cloned for this run.
+        seed: handed on to the host.
+    """
+
+    def __init__(
+        self, guider: comfy.samplers.CFGGuider, model_options: dict[str, Any], seed: int | None
+    ) -> None:
+        self.guider = guider
+        self.model_options = model_options
+        self.seed = seed
+        self.cost = Cost()
+        self._own_conditions: dict[Prompt, list[dict[str, Any]]] = {}
+
+    def eps(self, x: torch.Tensor, level: NoiseLevel, prompt: Prompt) -> torch.Tensor:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        x_k, sigma = state_to_k(x, level), _sigma(x, level)
+        if torch.is_grad_enabled() and x.requires_grad:
+            denoised = self._differentiable(x_k, sigma, prompt)
+        else:
+            conditions = self.guider.conds[prompt.value]
+            denoised = self._predict(conditions, x_k, sigma, self.model_options)
+        return x0_to_eps(x, denoised, level)
+
+    def guided(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        text_scale: float,
+        negative: torch.Tensor | None = None,
+    ) -> Guided:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        seen: dict[str, torch.Tensor | None] = {}
+
+        def look(args: dict[str, Any]) -> torch.Tensor:
+            seen["negative"] = None if args["uncond"] is None else args["uncond_denoised"]
+            return args["denoised"]
+
+        options = {**self.model_options, _POST: [look, *self.model_options.get(_POST, [])]}
+        if negative is not None and _CALC not in options:
+            options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
+        else:
+            self.cost.forward_calls += 1
+            self.cost.forward_rows += 1 if text_scale == 1 else 2
+        self.guider.set_cfg(text_scale)
+        denoised = self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
+        eps = x0_to_eps(x, denoised, level)
+        if negative is None and seen["negative"] is not None:
+            negative = x0_to_eps(x, seen["negative"], level)
+        return Guided(eps, negative)
+
+    def _with_known_negative(self, denoised: torch.Tensor) -> Any:
+        def calc(args: dict[str, Any]) -> list[torch.Tensor]:
+            options = {key: value for key, value in args["model_options"].items() if key != _CALC}
+            positive = self._predict(args["conds"][0], args["input"], args["sigma"], options)
+            return [positive, denoised]
+
+        return calc
+
+    def _predict(
+        self,
+        conditions: list[dict[str, Any]],
+        x_k: torch.Tensor,
+        sigma: torch.Tensor,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        self.cost.forward_calls += 1
+        self.cost.forward_rows += 1
+        model = self.guider.inner_model
+        return comfy.samplers.calc_cond_batch(model, [conditions], x_k, sigma, options)[0]
+
+    def _differentiable(
+        self, x_k: torch.Tensor, sigma: torch.Tensor, prompt: Prompt
+    ) -> torch.Tensor:
+        # The multi-GPU path runs without gradients: this pass takes the single-device one.
+        options = {k: v for k, v in self.model_options.items() if k != "multigpu_clones"}
+        options["transformer_options"] = {
+            **options.get("transformer_options", {}),
+            "optimized_attention_override": attention_with_backward,
+        }
+        if prompt not in self._own_conditions:
+            self._own_conditions[prompt] = _own(self.guider.conds[prompt.value])
+        networks = [self.guider.inner_model.diffusion_model]
+        networks += [patcher.model for patcher in self.guider.loaded_models]
+        try:
+            with differentiable_layers(*networks):
+                denoised = self._predict(self._own_conditions[prompt], x_k, sigma, options)
+        except RuntimeError as error:
+            if "nference tensor" not in str(error) and "inplace" not in str(error):
+                raise
+            raise NotDifferentiable(
+                "gradient 'full' is not possible through a patch or layer of this model. Got"
+                f" '{str(error).splitlines()[0]}'; expected operations autograd can follow."
+                " Use gradient 'direct', or remove the patch."
+            ) from error
+        self.cost.backward_rows += 1
+        return denoised
+
+
+def _sigma(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+    """The level as the host wants it: (B,) float32."""
+    return torch.full((x.shape[0],), level.k_sigma, dtype=torch.float32, device=x.device)
+
+
+def _own(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Conditions whose tensors autograd may save: the host's were made in inference mode."""
+    return [
+        {**condition, "model_conds": {k: _cloned(v) for k, v in condition["model_conds"].items()}}
+        for condition in conditions
+    ]
+
+
+def _cloned(value: Any) -> Any:
+    content = getattr(value, "cond", None)
+    result = copy.copy(value)
+    if isinstance(content, torch.Tensor):
+        result.cond = content.clone()
+    elif isinstance(content, list):
+        result.cond = [t.clone() if isinstance(t, torch.Tensor) else t for t in content]
+    return result

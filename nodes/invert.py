@@ -1,0 +1,93 @@
+"""Node: a picture's latent to a trajectory."""
+
+from .host.model import SCHEDULES, make_custom_schedule, make_schedule
+from .host.runs import run_inversion
+from .host.sockets import Trajectory, io
+from .naming import speaking_as
+
+
+class NMGInvert(io.ComfyNode):
+    """Invert once, edit as often as you like."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGInvert",
+            display_name="NMG Invert",
+            category="NMG",
+            description=(
+                "Turns a real picture into a trajectory: the noise maps that lead from the picture"
+                " to noise under a prompt describing it (DDIM inversion). NMG Sample goes back"
+                " along it under a new prompt. One model call per step, without text guidance."
+            ),
+            search_aliases=[
+                "unsampler",
+                "DDIM inversion",
+                "real image edit",
+                "invert picture",
+                "img2img alternative",
+                "noise map guidance",
+                "null text",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model to invert with, and later to edit with. SD 1.x, SD 2.x or"
+                    " SDXL, with its LoRAs and patches.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="The source prompt: describes the picture as it is. The closer, the"
+                    " better the reconstruction.",
+                ),
+                io.Latent.Input(
+                    "latent_image",
+                    tooltip="The picture, from VAE Encode with the VAE of this model. Any size and"
+                    " batch. A noise mask on it is kept: outside of it NMG Sample leaves the latent"
+                    " exactly as it was.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="Number of steps, 1 to 1000. More steps reconstruct better (the error"
+                    " falls as 1/steps) and take longer. 50 is what the papers use.",
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=SCHEDULES,
+                    default="official",
+                    tooltip="Which noise levels the steps visit. 'official': as the published NMG"
+                    " code with Prompt-to-Prompt; 'official-masactrl': as the one with MasaCtrl"
+                    " and most inversion papers; the others are this ComfyUI's schedulers.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="Your own noise levels, noisiest first as schedulers give them (no"
+                    " FlipSigmas). Replaces steps and schedule.",
+                ),
+            ],
+            outputs=[
+                Trajectory.Output(
+                    "trajectory",
+                    tooltip="All noise maps of the picture, for NMG Sample or Save NMG Trajectory.",
+                ),
+                io.Latent.Output(
+                    "latent",
+                    tooltip="The noisiest state alone, as a half-done latent: a start for KSampler"
+                    " (Advanced) without added noise.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, positive, latent_image, steps, schedule, sigmas=None) -> io.NodeOutput:
+        with speaking_as("NMG Invert"):
+            if sigmas is None:
+                levels = make_schedule(model, schedule, steps)
+            else:
+                levels = make_custom_schedule(sigmas)
+            trajectory, noisiest, cost = run_inversion(model, positive, latent_image, levels)
+        return io.NodeOutput(trajectory, {**latent_image, "samples": noisiest}, ui={"nmg": [cost]})

@@ -1,0 +1,120 @@
+"""Node: a trajectory to an edited picture."""
+
+from ..nmg_sampler import InvalidInput, Mode, fused_guidance, official_guidance
+from .guidance import gradient_scale_input, mode_input, noise_map_scale_input
+from .host.runs import run_sampling
+from .host.sockets import Editor, Guidance, Trajectory, io
+from .naming import speaking_as
+
+MODES = {Mode.OFFICIAL.value: official_guidance, Mode.FUSED.value: fused_guidance}
+
+
+class NMGSample(io.ComfyNode):
+    """What the prompt does not mention stays where it was."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGSample",
+            display_name="NMG Sample",
+            category="NMG",
+            description=(
+                "Samples back along a trajectory under a new prompt, held to the picture's noise"
+                " maps by Noise Map Guidance (arXiv 2402.04625), so that what the prompt does not"
+                " mention stays where it was. With the source prompt it reconstructs the picture."
+            ),
+            search_aliases=[
+                "real image edit",
+                "keep background",
+                "noise map guidance",
+                "resample",
+                "edit picture",
+                "img2img alternative",
+            ],
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The model the picture was inverted with. LoRAs may be added.",
+                ),
+                Trajectory.Input("trajectory", tooltip="From NMG Invert or Load NMG Trajectory."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="The target prompt: the source prompt with your change in it.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="The unconditional prompt: an empty CLIP Text Encode, as in the paper."
+                    " Words here push away from them.",
+                ),
+                io.Float.Input(
+                    "text_scale",
+                    default=5.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="Strength of the target prompt (classifier-free guidance), 0 to 100,"
+                    " dimensionless. 1: none, closest to the picture; 3 to 10: usual; higher:"
+                    " more change, less faithful.",
+                ),
+                noise_map_scale_input(),
+                gradient_scale_input(),
+                mode_input(Mode.FUSED),
+                Guidance.Input(
+                    "guidance",
+                    optional=True,
+                    tooltip="Another method, or NMG Guidance with all choices. The mode and the"
+                    " two scales above are then not used.",
+                ),
+                Editor.Input(
+                    "editor", optional=True, tooltip="An attention editor for the target branch."
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where the picture may change (white). The noise maps hold weakly"
+                    " there and strongly elsewhere. Any size; without it the hold is uniform.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output("latent", tooltip="The edit, for VAE Decode."),
+                io.Latent.Output(
+                    "source",
+                    tooltip="The source branch. Without an editor there is none: the picture's own"
+                    " clean latent.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model,
+        trajectory,
+        positive,
+        negative,
+        text_scale,
+        noise_map_scale,
+        gradient_scale,
+        mode,
+        guidance=None,
+        editor=None,
+        mask=None,
+    ) -> io.NodeOutput:
+        with speaking_as("NMG Sample"):
+            if editor is not None:
+                raise InvalidInput.of(
+                    "editor",
+                    "is of a kind that this version cannot run",
+                    type(editor).__name__,
+                    "nothing connected",
+                    "Disconnect it, or update the pack.",
+                )
+            if guidance is None:
+                guidance = MODES[mode](noise_map_scale, gradient_scale)
+            edit, source, cost = run_sampling(
+                model, trajectory, positive, negative, guidance, text_scale, mask
+            )
+        kept = {} if trajectory.noise_mask is None else {"noise_mask": trajectory.noise_mask}
+        latents = [{"samples": samples, **kept} for samples in (edit, source)]
+        return io.NodeOutput(*latents, ui={"nmg": [cost]})
