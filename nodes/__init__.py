@@ -1,6 +1,6 @@
 """The nodes of the pack."""
 
-from .demo import NMGDemoModel
+from .demo import NMGDemoModel, NMGDemoPicture
 from .files import NMGLoadTrajectory, NMGSaveTrajectory
 from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
@@ -14,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGSaveTrajectory,
     NMGLoadTrajectory,
     NMGDemoModel,
+    NMGDemoPicture,
 ]
 
 

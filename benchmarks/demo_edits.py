@@ -1,0 +1,130 @@
+"""Edits of demo scenes with known answers, run through the nodes inside a real ComfyUI.
+
+Used by the benchmarks beside it. Pictures are (N, 128, 128, 3) float32 numpy in 0..1.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+root = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(root / "demo"), str(root)]
+
+import checkers  # noqa: E402
+import scenes  # noqa: E402
+
+from tools.host_process import boot  # noqa: E402
+
+# The object's colour is read away from its soft edge.
+_CORE_COVERAGE = 0.999
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One edit with its true answer."""
+
+    kind: str  # "colour" or "background": the word that changes
+    source: scenes.Scene
+    target: scenes.Scene
+
+    @property
+    def may_change(self) -> np.ndarray:
+        """(128, 128) bool: the true mask of the edit."""
+        return scenes.mask(self.source, self.target)
+
+    def succeeded(self, picture: np.ndarray) -> bool:
+        """Whether the word that changed can be read from the picture."""
+        cover = scenes.coverage(self.source)
+        if self.kind == "colour":
+            return checkers.object_colour(picture, cover > _CORE_COVERAGE) == self.target.colour
+        return checkers.background_colour(picture, cover > 0) == self.target.background
+
+
+def draw_edits(count: int, seed: int) -> list[Edit]:
+    """`count` edits, colour and background in turn; the scenes are not those of the training."""
+    rng = np.random.default_rng(seed)
+    return [_draw_edit(rng, ("colour", "background")[index % 2]) for index in range(count)]
+
+
+def _draw_edit(rng: np.random.Generator, kind: str) -> Edit:
+    source = scenes.random_scene(rng)
+    free = [name for name in scenes.colours if name not in (source.colour, source.background)]
+    return Edit(kind, source, scenes.edit(source, kind, free[rng.integers(len(free))]))
+
+
+class Bench:
+    """The demo model and the nodes, with the edits' pictures encoded as one batch."""
+
+    def __init__(self, edits: list[Edit]) -> None:
+        boot()
+        self.nodes = importlib.import_module("nmg_pack.nodes")
+        self.host_nodes = importlib.import_module("nodes")
+        self.edits = edits
+        with torch.inference_mode():
+            self.model, self.clip, self.vae = self.nodes.NMGDemoModel.execute().args
+            pictures = np.stack([scenes.render(edit.source) for edit in edits])
+            self.latent = {"samples": self.vae.encode(torch.from_numpy(pictures))}
+            self.pictures = pictures
+            self.round_trip = self.decode(self.latent)
+
+    def prompts(self, captions: list[str]) -> list[Any]:
+        """One CONDITIONING whose batch holds a prompt per picture."""
+        encoded = [self.host_nodes.CLIPTextEncode().encode(self.clip, text)[0] for text in captions]
+        tokens = torch.cat([condition[0][0] for condition in encoded])
+        return [[tokens, encoded[0][0][1]]]
+
+    @cached_property
+    def source_prompts(self) -> list[Any]:
+        return self.prompts([scenes.caption(edit.source) for edit in self.edits])
+
+    @cached_property
+    def target_prompts(self) -> list[Any]:
+        return self.prompts([scenes.caption(edit.target) for edit in self.edits])
+
+    @cached_property
+    def empty_prompt(self) -> list[Any]:
+        return self.prompts([""])
+
+    def invert(self, steps: int, schedule: str) -> Any:
+        """The trajectory of all pictures."""
+        with torch.inference_mode():
+            node = self.nodes.NMGInvert
+            arguments = (self.model, self.source_prompts, self.latent, steps, schedule)
+            return node.execute(*arguments).args[0]
+
+    def sample(
+        self, trajectory: Any, prompts: Any, text_scale: float, guidance: Any, mask: Any = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """The pictures that NMG Sample makes, and what it cost."""
+        with torch.inference_mode():
+            result = self.nodes.NMGSample.execute(
+                self.model,
+                trajectory,
+                prompts,
+                self.empty_prompt,
+                text_scale,
+                0.0,
+                0.0,
+                "fused",
+                guidance=guidance,
+                mask=mask,
+            )
+            return self.decode(result.args[0]), result.ui["nmg"][0]
+
+    def decode(self, latent: dict[str, Any]) -> np.ndarray:
+        """(N, 128, 128, 3) in 0..1."""
+        return self.vae.decode(latent["samples"]).clamp(0, 1).float().cpu().numpy()
+
+
+def psnr(true: np.ndarray, test: np.ndarray) -> float:
+    """Peak signal to noise ratio in dB of two arrays in 0..1."""
+    return float(peak_signal_noise_ratio(true, test, data_range=1.0))

@@ -1,0 +1,138 @@
+"""What the pack costs over the bare model calls that it makes.
+
+    python tools/run.py benchmarks/overhead.py
+
+For each mode the demo model's pictures are sampled by NMG Sample, and the very same number of
+model calls, of the same rows and with the same backward passes, is made in a bare loop, in the same
+process, in turn. The ratio is what everything else costs: conditions, steps, guidance, callbacks,
+making layers differentiable. Writes a table to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from demo_edits import Bench, draw_edits
+
+MODES = (
+    ("DDIM + CFG", "fused", "direct", 0.0),
+    ("NMG fused, direct", "fused", "direct", 1.0),
+    ("NMG fused, full", "fused", "full", 1.0),
+    ("NMG official, direct", "official", "direct", 10.0),
+    ("NMG official, full", "official", "full", 10.0),
+)
+
+
+class BareCalls:
+    """The host's `apply_model` on fixed tensors, weights ordinary tensors, nothing around it."""
+
+    def __init__(self, bench: Bench) -> None:
+        gradient = importlib.import_module("nmg_pack.nodes.host.gradient")
+        # A second model, loaded outside inference mode: plain autograd works on it.
+        self.patcher, *_ = bench.nodes.NMGDemoModel.execute().args
+        importlib.import_module("comfy.model_management").load_models_gpu([self.patcher])
+        # The same attention as the pack's gradient pass.
+        self.options = {"optimized_attention_override": gradient.attention_with_backward}
+        batch, *shape = bench.latent["samples"].shape
+        self.context = bench.source_prompts[0][0].clone().float()
+        self.x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+        self.sigma = torch.full((batch,), 1.6)
+
+    def forward(self, rows: int) -> None:
+        """One call of `rows` prompts for the whole batch."""
+        with torch.inference_mode():
+            self._call(self.x, rows, {})
+
+    def forward_backward(self) -> None:
+        """One call of one prompt and its gradient in the latent."""
+        x = self.x.clone().requires_grad_()
+        out = self._call(x, 1, self.options)
+        torch.autograd.grad(out, x, self.x)
+
+    def _call(self, x: torch.Tensor, rows: int, options: dict[str, Any]) -> torch.Tensor:
+        return self.patcher.model.apply_model(
+            torch.cat([x] * rows),
+            torch.cat([self.sigma] * rows),
+            c_crossattn=torch.cat([self.context] * rows),
+            transformer_options=dict(options),
+        )
+
+
+def bare_run(calls: BareCalls, cost: dict[str, Any]) -> None:
+    """The calls of one run: each step's backward pass, then what is left as forward calls."""
+    for _ in range(cost["backward_rows"]):
+        calls.forward_backward()
+    left_calls = cost["forward_calls"] - cost["backward_rows"]
+    left_rows = cost["forward_rows"] - cost["backward_rows"]
+    doubles = left_rows - left_calls
+    for index in range(left_calls):
+        calls.forward(2 if index < doubles else 1)
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=7)
+    arguments = parser.parse_args()
+    bench = Bench(draw_edits(arguments.pictures, seed=1))
+    trajectory = bench.invert(arguments.steps, "official")
+    calls = BareCalls(bench)
+    print("| mode | forward calls | rows | backward | pack s | bare s | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for name, mode, gradient, scale in MODES:
+        guidance = bench.nodes.NMGGuidance.execute(
+            mode, gradient, "l1", "auto", scale, 5000.0, 0.0, 1.0
+        ).args[0]
+        run = sampler(bench, trajectory, guidance)
+        cost = run()
+        bare_run(calls, cost)
+        pairs = [
+            (run()["seconds"], seconds_of(lambda cost=cost: bare_run(calls, cost)))
+            for _ in range(arguments.repeats)
+        ]
+        pack, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+        ratio = statistics.median(a / b for a, b in pairs)
+        counted = [cost[key] for key in ("forward_calls", "forward_rows", "backward_rows")]
+        print(
+            f"| {name} | {' | '.join(map(str, counted))} | {pack:.2f} | {bare:.2f} | {ratio:.3f} |"
+        )
+
+
+def sampler(bench: Bench, trajectory: Any, guidance: Any) -> Callable[[], dict[str, Any]]:
+    """One run of NMG Sample, without the VAE, as a function returning its cost."""
+
+    def run() -> dict[str, Any]:
+        with torch.inference_mode():
+            result = bench.nodes.NMGSample.execute(
+                bench.model,
+                trajectory,
+                bench.target_prompts,
+                bench.empty_prompt,
+                5.0,
+                0.0,
+                0.0,
+                "fused",
+                guidance=guidance,
+            )
+        return result.ui["nmg"][0]
+
+    return run
+
+
+if __name__ == "__main__":
+    main()
