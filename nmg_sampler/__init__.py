@@ -16,6 +16,8 @@ from .events import StepEvent as StepEvent
 from .guidance import Guidance as Guidance
 from .guidance import GuidedRun as GuidedRun
 from .guidance import PlainGuidance as PlainGuidance
+from .guidance import Prepared as Prepared
+from .guidance import Run as Run
 from .inversion import invert as invert
 from .levels import Family as Family
 from .levels import NoiseLevel as NoiseLevel
@@ -30,6 +32,7 @@ from .predictor import Predictor as Predictor
 from .predictor import Prompt as Prompt
 from .sampling import sample as sample
 from .schedule import Schedule as Schedule
+from .schedule import Step as Step
 from .schedule import official_masactrl_schedule as official_masactrl_schedule
 from .schedule import official_schedule as official_schedule
 from .schedule import schedule_from_sigmas as schedule_from_sigmas

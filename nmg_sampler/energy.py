@@ -26,11 +26,12 @@ def energy(x: torch.Tensor, reference: torch.Tensor, loss: Loss) -> torch.Tensor
 
     Equation: E of arXiv 2402.04625 (l1), in the variance preserving space of the paper.
     """
-    difference = (x - reference).flatten(1)
+    # Half precision would overflow: a sum over thousands of elements.
+    difference = (x - reference).flatten(1).to(torch.promote_types(x.dtype, torch.float32))
     magnitude = difference.abs()
-    if loss is Loss.L1:
+    if loss == Loss.L1:
         return magnitude.sum(1)
-    if loss is Loss.L2:
+    if loss == Loss.L2:
         return difference.square().sum(1)
     quadratic = difference.square() * (0.5 / SMOOTH_L1_BETA)
     linear = magnitude - 0.5 * SMOOTH_L1_BETA
@@ -40,8 +41,8 @@ def energy(x: torch.Tensor, reference: torch.Tensor, loss: Loss) -> torch.Tensor
 def energy_slope(x: torch.Tensor, reference: torch.Tensor, loss: Loss) -> torch.Tensor:
     """d energy / d x, the shape of `x`; dimensionless for l1 and smooth_l1, latent units for l2."""
     difference = x - reference
-    if loss is Loss.L1:
+    if loss == Loss.L1:
         return difference.sign()
-    if loss is Loss.L2:
+    if loss == Loss.L2:
         return 2 * difference
     return (difference / SMOOTH_L1_BETA).clamp(-1, 1)

@@ -8,7 +8,7 @@ from .errors import NotFinite
 from .levels import NoiseLevel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StepEvent:
     """State after step `index` of `total`: read-only, the only channel to bars and previews."""
 

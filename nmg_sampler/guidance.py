@@ -10,7 +10,7 @@ from .schedule import Step
 from .trajectory import Trajectory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """What a guidance method may know of the run it takes part in.
 

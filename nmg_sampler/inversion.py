@@ -10,6 +10,7 @@ from .predictor import Predictor, Prompt
 from .schedule import Schedule
 
 
+@torch.no_grad()
 def invert(
     x: torch.Tensor,
     schedule: Schedule,
@@ -37,6 +38,7 @@ def invert(
     total = len(schedule.query_levels)
     states = torch.empty((total + 1, *x.shape), dtype=x.dtype, device="cpu")
     states[0] = x
+    x = x.clone()  # a predictor that writes in place must not reach the caller's tensor
     for index, query_level in enumerate(schedule.query_levels):
         eps = predictor.eps(x, query_level, Prompt.SOURCE)
         check_finite(eps, "prediction", index, total, query_level)

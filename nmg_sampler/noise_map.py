@@ -44,6 +44,9 @@ class Reference(str, Enum):
     REACHED = "reached"  # the one at the level the step goes to (the paper's equation)
 
 
+_CHOICES = {"mode": Mode, "gradient": Gradient, "loss": Loss, "reference": Reference}
+
+
 @dataclass(frozen=True)
 class NoiseMapGuidance:
     """Noise Map Guidance with its choices.
@@ -73,6 +76,15 @@ class NoiseMapGuidance:
     outside: float = 5.0
 
     def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, choices(value))
+            except ValueError:
+                names = " or ".join(repr(choice.value) for choice in choices)
+                raise InvalidInput.of(
+                    name, "is unknown", repr(value), names, "Names are lower case."
+                ) from None
         for name in ("noise_map_scale", "gradient_scale", "inside", "outside"):
             value = getattr(self, name)
             if not math.isfinite(value) or value < 0:
@@ -178,7 +190,7 @@ class _Fused(_NoiseMapRun):
     def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
         super().__init__(method, run)
         # Text guidance yields the negative prediction, but without a graph, and not at scale 1.
-        self.shares = method.gradient is Gradient.DIRECT and run.text_scale != 1
+        self.shares = method.gradient is Gradient.DIRECT and not math.isclose(run.text_scale, 1)
         self.pending: torch.Tensor | None = None
 
     def acts(self, step: Step) -> bool:

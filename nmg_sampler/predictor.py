@@ -65,15 +65,23 @@ def differentiable_eps(
         leaf = x.detach().clone().requires_grad_()
         eps = predictor.eps(leaf, level, prompt)
     if not eps.requires_grad:
-        raise NotDifferentiable(
-            "gradient 'full' needs a prediction that can be differentiated. Got one that is cut off"
-            " from the latent; expected a graph. A patch on the model caches or detaches it: remove"
-            " the patch, or use gradient 'direct'."
-        )
+        raise _cut_off()
 
     def pullback(cotangent: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(False):
-            (gradient,) = torch.autograd.grad(eps, leaf, cotangent.detach().clone())
+            (gradient,) = torch.autograd.grad(
+                eps, leaf, cotangent.detach().clone(), allow_unused=True
+            )
+        if gradient is None:  # only the weights are in the graph
+            raise _cut_off()
         return gradient
 
     return eps.detach(), pullback
+
+
+def _cut_off() -> NotDifferentiable:
+    return NotDifferentiable(
+        "gradient 'full' needs a prediction that can be differentiated. Got one that is cut off"
+        " from the latent; expected a graph. A patch on the model caches or detaches it: remove"
+        " the patch, or use gradient 'direct'."
+    )

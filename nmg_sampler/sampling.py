@@ -9,9 +9,10 @@ from .events import StepEvent, check_finite
 from .guidance import Guidance, Run
 from .levels import ddim_step, eps_to_x0
 from .predictor import Predictor
-from .trajectory import Trajectory
+from .trajectory import Trajectory, check_mask
 
 
+@torch.no_grad()
 def sample(
     trajectory: Trajectory,
     predictor: Predictor,
@@ -49,8 +50,9 @@ def sample(
             "a finite number, 0 or more",
             "1 is no guidance.",
         )
-    _check_mask(mask, trajectory)
-    x = trajectory.states[-1].to(device)
+    if mask is not None:
+        check_mask("mask", mask, trajectory.shape)
+    x = trajectory.states[-1].to(device, copy=True)
     steps = trajectory.schedule.descent()
     keep = _on(trajectory.noise_mask, x)
     method = guidance.begin(Run(predictor, trajectory, len(steps), text_scale, _on(mask, x)))
@@ -62,7 +64,8 @@ def sample(
         x = method.settle(ddim_step(prepared.x, eps, step.level, step.level_to), step)
         if keep is not None:
             recorded = trajectory.state(step.entry_to, like=x)
-            x = recorded + keep * (x - recorded)
+            # Exact at both ends: 0 is the recorded state, 1 the sampled one, bit for bit.
+            x = torch.lerp(recorded, x, keep)
         if on_step is not None:
             x0 = eps_to_x0(prepared.x, eps, step.level)
             on_step(StepEvent(step.index, len(steps), step.level_to, x, x0))
@@ -71,18 +74,3 @@ def sample(
 
 def _on(mask: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor | None:
     return None if mask is None else mask.to(device=x.device, dtype=x.dtype)
-
-
-def _check_mask(mask: torch.Tensor | None, trajectory: Trajectory) -> None:
-    if mask is None:
-        return
-    batch, _, *spatial = trajectory.shape
-    fits = mask.ndim == len(trajectory.shape) and list(mask.shape[2:]) == spatial
-    if not fits or mask.shape[0] not in (1, batch) or mask.shape[1] != 1:
-        raise InvalidInput.of(
-            "mask",
-            "does not fit the trajectory",
-            tuple(mask.shape),
-            f"(1 or {batch}, 1, {', '.join(map(str, spatial))})",
-            "Resize it to the latent.",
-        )

@@ -49,6 +49,14 @@ class Schedule:
                     "every level noisier than the one below it",
                     "Use fewer steps or another schedule.",
                 )
+        if any(level.sigma == 0 for level in self.query_levels):
+            raise InvalidInput.of(
+                "schedule",
+                "asks the network where there is no noise",
+                "a query level of sigma 0",
+                "query levels above 0",
+                "Ask at the level a step goes to.",
+            )
         if len(self.query_levels) != len(self.levels) - 1 or not 0 < self.start < len(self.levels):
             raise InvalidInput.of(
                 "schedule",
@@ -82,6 +90,7 @@ def official_schedule(alphas_bar: Sequence[float], steps: int) -> Schedule:
         InvalidInput: steps out of range.
     """
     stride = _stride(alphas_bar, steps, minimum=2)
+    # With one step per timestep the last two levels would be one.
     last = len(alphas_bar) - 1
     levels = _levels(alphas_bar, [min(k * stride, last) for k in range(steps + 1)])
     return Schedule("official", levels, levels[:-1], start=steps - 1)
@@ -101,8 +110,6 @@ def official_masactrl_schedule(alphas_bar: Sequence[float], steps: int) -> Sched
         InvalidInput: steps out of range.
     """
     stride = _stride(alphas_bar, steps, minimum=1)
-    if 1 + (steps - 1) * stride >= len(alphas_bar):
-        raise _wrong_steps(steps, f"1 to {len(alphas_bar) - 1}")
     levels = _levels(alphas_bar, [0] + [1 + k * stride for k in range(steps)])
     return Schedule("official-masactrl", levels, levels[1:], start=steps)
 
@@ -146,8 +153,8 @@ def schedule_from_sigmas(name: str, sigmas: Sequence[float]) -> Schedule:
 
 
 def _stride(alphas_bar: Sequence[float], steps: int, minimum: int) -> int:
-    if not minimum <= steps <= len(alphas_bar):
-        raise _wrong_steps(steps, f"{minimum} to {len(alphas_bar)}")
+    if not minimum <= steps < len(alphas_bar):
+        raise _wrong_steps(steps, f"{minimum} to {len(alphas_bar) - 1}")
     return len(alphas_bar) // steps
 
 

@@ -1,6 +1,5 @@
 """The trajectory: a picture as the noise maps that an inversion went through."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +66,9 @@ class Trajectory:
                 "trajectory states", "are not finite", "NaN or infinity", "numbers", "Invert again."
             )
 
+        if self.noise_mask is not None:
+            check_mask("noise_mask", self.noise_mask, self.shape)
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(B, C, ...) of one state."""
@@ -74,7 +76,7 @@ class Trajectory:
 
     def state(self, entry: int, like: torch.Tensor) -> torch.Tensor:
         """Entry `entry` as (B, C, ...) on the device and in the dtype of `like`."""
-        return self.states[entry].to(device=like.device, dtype=like.dtype, non_blocking=True)
+        return self.states[entry].to(device=like.device, dtype=like.dtype)
 
     def check_fits(self, model: ModelIdentity) -> None:
         """Raises TrajectoryMismatch, naming each difference with both values."""
@@ -93,8 +95,27 @@ class Trajectory:
             )
 
 
+def check_mask(name: str, mask: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Raises InvalidInput unless `mask` is (B or 1, 1, ...) for states of `shape`, all in 0..1."""
+    batch, _, *spatial = shape
+    fits = mask.ndim == len(shape) and list(mask.shape[2:]) == spatial
+    if not fits or mask.shape[0] not in (1, batch) or mask.shape[1] != 1:
+        raise InvalidInput.of(
+            name,
+            "does not fit the trajectory",
+            tuple(mask.shape),
+            f"(1 or {batch}, 1, {', '.join(map(str, spatial))})",
+            "Resize it to the latent.",
+        )
+    if not bool(((mask >= 0) & (mask <= 1)).all()):
+        low, high = float(mask.min()), float(mask.max())
+        raise InvalidInput.of(
+            name, "leaves its range", f"{low:.4g} to {high:.4g}", "0 to 1", "Clamp it."
+        )
+
+
 def _words(name: str) -> str:
-    return re.sub("_", " ", name)
+    return name.replace("_", " ")
 
 
 def _text(value: object) -> str:

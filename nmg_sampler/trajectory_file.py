@@ -19,6 +19,11 @@ FORMAT = "nmg-trajectory"
 VERSION = 1
 SUFFIX = ".nmg.safetensors"
 
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
+
 
 def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """Writes `path`, complete or not at all.
@@ -34,6 +39,14 @@ def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = tor
         OSError: the file system refuses.
     """
     tensors = {"states": trajectory.states.to(dtype).contiguous()}
+    if not bool(torch.isfinite(tensors["states"]).all()):
+        raise InvalidInput.of(
+            "trajectory states",
+            "do not fit the precision of the file",
+            f"a largest value of {float(trajectory.states.abs().max()):.3g}",
+            f"at most {torch.finfo(dtype).max:.3g}",
+            "Save it in float32.",
+        )
     if trajectory.noise_mask is not None:
         tensors["noise_mask"] = trajectory.noise_mask.contiguous().cpu()
     header = {
@@ -41,7 +54,7 @@ def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = tor
         "model": {**vars(trajectory.model), "family": trajectory.model.family.value},
         "shape": list(trajectory.states.shape),
         "dtype": str(trajectory.states.dtype).removeprefix("torch."),
-        "source": _pack(trajectory.source, "source", tensors),
+        "source": _pack_source(trajectory.source, tensors),
         "noise_mask": trajectory.noise_mask is not None,
     }
     metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
@@ -67,10 +80,6 @@ def load_trajectory(path: Path) -> Trajectory:
             return _read(file, path.name)
     except (OSError, SafetensorError) as error:
         raise _broken(path.name, f"cannot be read ({error})") from error
-    except InvalidInput:
-        raise
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise _broken(path.name, f"has a broken header ({error!r})") from error
 
 
 def _read(file: Any, name: str) -> Trajectory:
@@ -85,18 +94,36 @@ def _read(file: Any, name: str) -> Trajectory:
             f"version {VERSION}",
             "Save it again with the pack that made it, or update the pack.",
         )
-    header = json.loads(metadata["header"])
+    try:
+        return _build(file, json.loads(metadata["header"]))
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise _broken(name, f"does not fit together ({type(error).__name__}: {error})") from error
+
+
+def _build(file: Any, header: Any) -> Trajectory:
     shape = file.get_slice("states").get_shape()
     if list(shape) != list(header["shape"]):
-        raise _broken(name, f"holds states of shape {shape}, its header says {header['shape']}")
-    dtype = {"float32": torch.float32, "float64": torch.float64}[header["dtype"]]
+        raise ValueError(f"states of shape {shape}, header says {header['shape']}")
+    dtype = _DTYPES[header["dtype"]]
     return Trajectory(
-        states=file.get_tensor("states").to(dtype),
+        states=_own(file, "states").to(dtype),
         schedule=_schedule_from_json(header["schedule"]),
         model=ModelIdentity(**{**header["model"], "family": Family(header["model"]["family"])}),
         source=_unpack(header["source"], file),
-        noise_mask=file.get_tensor("noise_mask") if header["noise_mask"] else None,
+        noise_mask=_own(file, "noise_mask") if header["noise_mask"] else None,
     )
+
+
+def _own(file: Any, name: str) -> torch.Tensor:
+    """A copy: safetensors maps the file, whose later change or cut would reach into the tensor."""
+    return file.get_tensor(name).clone()
 
 
 def _broken(name: str, problem: str) -> InvalidInput:
@@ -124,11 +151,24 @@ def _schedule_from_json(data: dict[str, Any]) -> Schedule:
     return Schedule(str(data["name"]), levels, query_levels, int(data["start"]))
 
 
+def _pack_source(source: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    try:
+        return _pack(source, "source", tensors)
+    except RecursionError as error:
+        raise InvalidInput.of(
+            "trajectory source",
+            "cannot be stored in a file",
+            "a value that holds itself",
+            "numbers, text and tensors",
+            "Invert with a plain prompt to save the trajectory.",
+        ) from error
+
+
 def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
     """`value` as JSON, its tensors moved into `tensors`."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
         name = f"source.{len(tensors)}"
         tensors[name] = value.detach().cpu().clone().contiguous()
         return {"tensor": name}
@@ -153,7 +193,7 @@ def _unpack(value: Any, file: Any) -> Any:
         return value
     ((kind, content),) = value.items()
     if kind == "tensor":
-        return file.get_tensor(content)
+        return _own(file, content)
     if kind == "dict":
         return {key: _unpack(item, file) for key, item in content.items()}
     items = [_unpack(item, file) for item in content]

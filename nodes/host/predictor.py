@@ -1,6 +1,7 @@
 """The library's predictor over the host's sampling path."""
 
 import copy
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,7 +80,7 @@ class HostPredictor:
             options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
         else:
             self.cost.forward_calls += 1
-            self.cost.forward_rows += 1 if text_scale == 1 else 2
+            self.cost.forward_rows += 1 if math.isclose(text_scale, 1) else 2
         self.guider.set_cfg(text_scale)
         denoised = self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
         eps = x0_to_eps(x, denoised, level)

@@ -1,0 +1,164 @@
+"""Predictors with closed forms that count what they are asked, and the numbers to feed them."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from nmg_sampler import Family, Guided, ModelIdentity, NoiseLevel, Prompt
+
+IDENTITY = ModelIdentity(Family.VP, "eps", "SD15", "0123abcd")
+
+
+def noise(*shape, seed=0, dtype=torch.float64):
+    """Gaussian numbers that leave the global generator alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def training_levels(count=1000):
+    """The cumulative products of Stable Diffusion 1.x: scaled linear betas, 0.00085 to 0.012."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, count, dtype=torch.float64).square()
+    return (1 - betas).cumprod(0).tolist()
+
+
+def geometric_sigmas(steps, high=10.0, low=0.05):
+    """`steps + 1` k-diffusion sigmas, noisiest first, evenly spaced in log sigma."""
+    ratio = math.log(low / high)
+    return [high * math.exp(ratio * k / steps) for k in range(steps + 1)]
+
+
+class Call(NamedTuple):
+    """One network evaluation."""
+
+    kind: str  # "eps" or "guided"
+    rows: int
+    level: NoiseLevel
+    prompt: Prompt | None  # None for guided
+    with_graph: bool
+
+
+class Counting:
+    """The predictor contract over `noise_of`, keeping a record of forward and backward passes."""
+
+    def __init__(self):
+        self.calls = []
+        self.backward_passes = 0
+
+    def noise_of(self, x, level, prompt):
+        """The noise in `x`; what the toys below define."""
+        raise NotImplementedError
+
+    def eps(self, x, level, prompt):
+        with_graph = torch.is_grad_enabled() and x.requires_grad
+        self.calls.append(Call("eps", len(x), level, prompt, with_graph))
+        result = self.noise_of(x, level, prompt)
+        if with_graph and result.requires_grad:
+            result.register_hook(self._count_backward)
+        return result
+
+    def guided(self, x, level, text_scale, negative=None):
+        single = text_scale == 1 or negative is not None
+        self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
+        positive = self.noise_of(x, level, Prompt.POSITIVE)
+        if text_scale == 1:
+            return Guided(positive, negative)
+        if negative is None:
+            negative = self.noise_of(x, level, Prompt.NEGATIVE)
+        return Guided(negative + text_scale * (positive - negative), negative)
+
+    @property
+    def rows(self):
+        """Rows of each call in order."""
+        return [call.rows for call in self.calls]
+
+    def forget(self):
+        """Starts the record anew."""
+        self.calls, self.backward_passes = [], 0
+
+    def _count_backward(self, gradient):
+        self.backward_passes += 1
+
+
+class ConstantNoise(Counting):
+    """The same noise whatever the state, level and prompt: DDIM is exact both ways."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def noise_of(self, x, level, prompt):
+        return self.value.to(x.dtype).expand_as(x)
+
+
+class LinearNoise(Counting):
+    """eps = A x over the flattened sample, plus a shift per prompt: the Jacobian is A."""
+
+    def __init__(self, matrix, shifts=(0.0, 0.0, 0.0)):
+        super().__init__()
+        self.matrix = matrix
+        self.shifts = dict(zip(Prompt, shifts, strict=True))
+
+    def noise_of(self, x, level, prompt):
+        return (x.flatten(1) @ self.matrix.T).reshape(x.shape) + self.shifts[prompt]
+
+
+class GaussianNoise(Counting):
+    """The exact noise of data x0 ~ N(mean, spread^2): E[eps | x] in closed form."""
+
+    def __init__(self, mean=0.7, spread=0.5):
+        super().__init__()
+        self.mean, self.spread = mean, spread
+
+    def noise_of(self, x, level, prompt):
+        return level.sigma * (x - level.alpha * self.mean) / self._variance(level)
+
+    def carry(self, x, level, level_to):
+        """The state at `level_to` on the exact probability flow through `x` at `level`.
+
+        Along the flow the standardised state (x - alpha * mean) / std stays what it is.
+        """
+        standardised = (x - level.alpha * self.mean) / math.sqrt(self._variance(level))
+        return level_to.alpha * self.mean + math.sqrt(self._variance(level_to)) * standardised
+
+    def _variance(self, level):
+        return level.alpha**2 * self.spread**2 + level.sigma**2
+
+
+class SmoothNoise(Counting):
+    """A small nonlinear network: elements mix with their neighbours, prompts and levels matter.
+
+    Elementwise, so a sample's numbers do not depend on its batch. The positive prompt is `target`
+    away from the source prompt; at 0 both are the same text.
+    """
+
+    def __init__(self, target=0.0):
+        super().__init__()
+        self.bias = {Prompt.SOURCE: 0.4, Prompt.POSITIVE: 0.4 + target, Prompt.NEGATIVE: -0.3}
+
+    def noise_of(self, x, level, prompt):
+        neighbours = 0.6 * x.roll(1, -1) - 0.5 * x.roll(1, -2) + 0.3 * x.roll(1, 1)
+        hidden = torch.tanh(0.8 * x + neighbours + self.bias[prompt] * level.alpha)
+        # Like a trained network: most of a noisy state is noise, little of a clean one.
+        return level.sigma * x + 0.6 * level.alpha * hidden
+
+
+class FailingNoise(Counting):
+    """Another predictor until call number `call` (from 0), which answers with one bad number."""
+
+    def __init__(self, inner, call, value=math.nan):
+        super().__init__()
+        self.inner, self.call, self.value = inner, call, value
+
+    def noise_of(self, x, level, prompt):
+        result = self.inner.noise_of(x, level, prompt).clone()
+        if len(self.calls) == self.call + 1:
+            result.view(-1)[0] = self.value
+        return result
+
+
+class DetachedNoise(Counting):
+    """A network behind a patch that cuts the graph."""
+
+    def noise_of(self, x, level, prompt):
+        return 0.5 * x.detach()
