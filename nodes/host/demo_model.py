@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import comfy.latent_formats
 import comfy.model_base
@@ -34,8 +35,8 @@ _token_table = "text.embeddings.token_embedding.weight"
 class _DemoConfig(comfy.supported_models.SD15):
     """Stable Diffusion 1.x in everything but size, which the file decides."""
 
-    unet_config: dict = {}
-    unet_extra_config: dict = {}
+    unet_config: ClassVar[dict] = {}
+    unet_extra_config: ClassVar[dict] = {}
     latent_format = comfy.latent_formats.SD15
 
 
