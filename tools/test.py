@@ -1,0 +1,168 @@
+"""Run the tests in the host environment, which is found or built first.
+
+    python tools/test.py                       # lint, unit, parity, host
+    python tools/test.py --tier unit -- -k grid -x
+    python tools/test.py --tier host -- tests/host/test_gradient.py
+
+A tier is a folder below tests/. Everything after `--` goes to pytest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+if not __package__:  # started as a script: the repository is the import root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from tools.console import ToolError, answer, run_command, say
+from tools.host_environment import HostEnvironment, add_arguments, find_or_build
+
+ROOT = Path(__file__).resolve().parents[1]
+TIERS = ("unit", "parity", "host", "browser")  # each one a folder
+ALL = ("lint", "unit", "parity", "host")
+NOTHING_COLLECTED = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one part of the run ended."""
+
+    name: str
+    passed: bool
+    seconds: float
+    note: str
+
+    def line(self) -> str:
+        word = "ok" if self.passed else "FAILED"
+        return f"  {self.name:<8} {word:<7} {self.seconds:7.1f} s  {self.note}"
+
+
+def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> Result:
+    """One pytest process over tests/<tier>; its output goes straight to the terminal."""
+    say(f"\n== {tier} ==")
+    folder = ROOT / "tests" / tier
+    if not folder.is_dir():
+        return Result(tier, False, 0.0, f"there is no folder tests/{tier}")
+    started = time.monotonic()
+    places = [] if any(_is_place(argument) for argument in arguments) else [str(folder)]
+    with tempfile.TemporaryDirectory() as temporary:
+        report = Path(temporary) / "report.xml"
+        command = [str(environment.python), "-m", "pytest", *places, f"--junitxml={report}"]
+        code = _call([*command, *arguments], _variables(tier, environment))
+        note = _counts(report)
+    if code == NOTHING_COLLECTED:
+        note = "pytest found no test to run"
+    elif code not in (0, 1):
+        note = f"pytest ended with exit code {code}; {note}"
+    return Result(tier, code == 0, time.monotonic() - started, note)
+
+
+def _is_place(argument: str) -> bool:
+    """Whether a pytest argument is a test file, a folder of tests or one test."""
+    return argument.startswith("tests/") or ".py" in argument
+
+
+def run_lint(environment: HostEnvironment) -> Result:
+    """Ruff's rules and its format over the repository; skipped where ruff is not installed."""
+    say("\n== lint ==")
+    started = time.monotonic()
+    if not _has_module(environment, "ruff"):
+        return Result("lint", True, 0.0, "skipped: this Python has no ruff")
+    ruff = [str(environment.python), "-m", "ruff"]
+    failed = [
+        name
+        for name, words in (("check", ["check"]), ("format", ["format", "--check"]))
+        if _call([*ruff, *words, str(ROOT)], dict(os.environ)) != 0
+    ]
+    note = f"ruff {' and '.join(failed)} complained" if failed else ""
+    return Result("lint", not failed, time.monotonic() - started, note)
+
+
+def _variables(tier: str, environment: HostEnvironment) -> dict[str, str]:
+    """The test process's variables: where ComfyUI is, except for the tier that must not need it."""
+    variables = dict(os.environ)
+    variables.pop("PYTHONPATH", None)
+    variables.pop("COMFYUI_PATH", None)
+    variables.pop("COMFYUI_PYTHON", None)
+    if tier != "unit":
+        variables["COMFYUI_PATH"] = str(environment.comfyui)
+        variables["COMFYUI_PYTHON"] = str(environment.python)
+    return variables
+
+
+def _call(command: list[str], variables: dict[str, str]) -> int:
+    sys.stdout.flush()
+    return subprocess.call(command, cwd=ROOT, env=variables, stdin=subprocess.DEVNULL)
+
+
+def _counts(report: Path) -> str:
+    """What a JUnit report says, as "12 passed, 1 skipped"."""
+    try:
+        suite = ElementTree.parse(report).getroot().find("testsuite")
+    except (OSError, ElementTree.ParseError):
+        return "no report"
+    if suite is None:
+        return "no report"
+    total, failed, errors, skipped = (
+        int(suite.get(name, "0")) for name in ("tests", "failures", "errors", "skipped")
+    )
+    counts = {
+        "passed": total - failed - errors - skipped,
+        "failed": failed,
+        "errors": errors,
+        "skipped": skipped,
+    }
+    return ", ".join(f"{n} {name}" for name, n in counts.items() if n or name == "passed")
+
+
+def _has_module(environment: HostEnvironment, name: str) -> bool:
+    command = [str(environment.python), "-c", f"import {name}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(
+        description="Run the tests in the host environment.",
+        epilog="Everything after -- goes to pytest.",
+    )
+    parser.add_argument("--tier", choices=("lint", *TIERS, "all"), default="all")
+    add_arguments(parser)
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    return parser.parse_args(words[:end]), words[end + 1 :]
+
+
+def main() -> int:
+    """The command line; 0 only if everything passed."""
+    options, arguments = _parse()
+    if options.tier in ("all", "lint") and any(map(_is_place, arguments)):
+        raise ToolError("a test file belongs to one tier: name it with --tier")
+    environment = find_or_build(options.comfyui, options.python)
+    say(f"ComfyUI {environment.version} in {environment.comfyui}")
+    say(f"Python {environment.python}")
+    parts = ALL if options.tier == "all" else (options.tier,)
+    if parts != ("lint",) and not _has_module(environment, "pytest"):
+        raise ToolError(
+            f"{environment.python} has no pytest. Install it there: "
+            f'"{environment.python}" -m pip install pytest pytest-timeout scikit-image'
+        )
+    results = [
+        run_lint(environment) if part == "lint" else run_tier(part, environment, arguments)
+        for part in parts
+    ]
+    answer("\nsummary")
+    for result in results:
+        answer(result.line())
+    return 0 if all(result.passed for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
