@@ -62,12 +62,15 @@ def settings(schedule: str) -> Iterator[Setting]:
                 for task in TASKS:
                     yield Setting(mode, gradient, scale, text_scale, task, schedule)
 
-    yield from grid("fused", "direct", (0.0,))
-    yield from grid("fused", "direct", SCALES["fused"])
-    yield from grid("official", "full", SCALES["official"][-1:])
-    yield from grid("official", "direct", SCALES["official"])
-    yield from grid("fused", "full", SCALES["fused"])
-    yield from grid("official", "full", SCALES["official"][:-1])
+    weak, middle, strong = SCALES["official"]
+    yield from grid("fused", "direct", (0.0, *SCALES["fused"]))
+    yield from grid("official", "full", (strong,))
+    yield from grid("official", "direct", (weak, strong))
+    yield from grid("fused", "full", SCALES["fused"][1:2])
+    yield from grid("official", "full", (weak,))
+    yield from grid("fused", "full", SCALES["fused"][::2])
+    yield from grid("official", "direct", (middle,))
+    yield from grid("official", "full", (middle,))
 
 
 def measure(bench: Bench, trajectory: Any, setting: Setting) -> dict[str, Any]:
