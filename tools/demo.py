@@ -140,8 +140,15 @@ def fit_picture(environment: HostEnvironment, picture: Path, result: Path) -> No
 def run_edit(client: HostClient, edit: Edit) -> RunResult:
     """Run the prompt, showing where it is."""
     steps = Steps(1)
+    latest = ""
+
+    def show(progress: NodeProgress | None) -> None:
+        nonlocal latest
+        latest = edit.where(progress) or latest
+        steps.tick(latest)
+
     with steps.step("editing"):
-        return client.run(edit.prompt, on_wait=lambda progress: steps.tick(edit.where(progress)))
+        return client.run(edit.prompt, on_wait=show)
 
 
 def save_panels(

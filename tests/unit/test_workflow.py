@@ -68,6 +68,20 @@ def test_seed_without_its_control_value_shifts_nothing():
     assert inputs == {**SAMPLER, "model": ["1", 0]}
 
 
+def test_only_a_seed_has_a_control_value():
+    values = (5, "fixed", "heun", 2.0, "fused", "fixed")
+    assert to_api(loader_and(sampler(values)), INFO)["2"]["inputs"]["text"] == "fixed"
+    values = (5, "fixed", "heun", "fixed", "fused", "words")
+    assert to_api(loader_and(sampler(values)), INFO)["2"]["inputs"]["mode"] == "fused"
+
+
+def test_widget_wired_to_a_muted_node_is_left_away():
+    wired = node(2, "Sampler", sampler()["widgets_values"], [("scale", 1)])
+    workflow = loader_and(wired)
+    workflow["nodes"][0]["mode"] = 2
+    assert "scale" not in to_api(workflow, INFO)["2"]["inputs"]
+
+
 def test_missing_values_become_the_defaults():
     inputs = to_api(loader_and(sampler((5,))), INFO)["2"]["inputs"]
     expected = {"seed": 5, "name": "euler", "scale": 7.5, "mode": "official", "text": "none"}
