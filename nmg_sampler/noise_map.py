@@ -205,5 +205,9 @@ class _Fused(_NoiseMapRun):
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         if not self.acts(step):
             return guided.eps
-        term = self.term(x, guided.negative, step) if self.shares else self.pending
-        return guided.eps + term
+        if not self.shares:
+            return guided.eps + self.pending
+        negative = guided.negative
+        if negative is None:  # a scale that counts as 1 for the predictor, or a cached answer
+            negative = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
+        return guided.eps + self.term(x, negative, step)

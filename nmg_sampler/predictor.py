@@ -9,6 +9,9 @@ import torch
 from .errors import NotDifferentiable
 from .levels import NoiseLevel
 
+# What PyTorch says of a graph that cannot be walked back; anything else is no matter of patches.
+_BROKEN_GRAPH = ("inplace operation", "nference tensor", "autograd formula", "second time")
+
 
 class Prompt(Enum):
     """Which text a prediction is made under."""
@@ -68,10 +71,20 @@ def differentiable_eps(
         raise _cut_off()
 
     def pullback(cotangent: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(False):
-            (gradient,) = torch.autograd.grad(
-                eps, leaf, cotangent.detach().clone(), allow_unused=True
-            )
+        try:
+            with torch.inference_mode(False):
+                (gradient,) = torch.autograd.grad(
+                    eps, leaf, cotangent.detach().clone(), allow_unused=True
+                )
+        except RuntimeError as error:
+            text = str(error).splitlines()[0]
+            if not any(sign in text for sign in _BROKEN_GRAPH):
+                raise
+            raise NotDifferentiable(
+                f"gradient 'full' is not possible through a patch of this model. Got '{text}';"
+                " expected operations autograd can follow. Use gradient 'direct', or remove the"
+                " patch."
+            ) from error
         if gradient is None:  # only the weights are in the graph
             raise _cut_off()
         return gradient

@@ -45,7 +45,7 @@ def find_file(name: str) -> Path:
     """
     label, _, rest = name.replace("\\", "/").partition("/")
     root = _roots().get(label)
-    path = None if root is None else (root / rest).resolve()
+    path = None if root is None or "\0" in rest else (root / rest).resolve()
     if path is None or not path.is_relative_to(root.resolve()) or not name.endswith(SUFFIX):
         raise InvalidInput.of(
             "file",

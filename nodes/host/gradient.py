@@ -10,7 +10,7 @@ operation replaced, through the door that the host itself uses for cast weights.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,8 @@ from torch.nn import functional
 from ...nmg_sampler import NotDifferentiable
 
 _ABSENT = object()
+# Two attention kernels differ by less than this part of their result (sage: 8 bit integers).
+_KERNEL_DIFFERENCE = 0.1
 _CONV_INPUT_GRADIENT = {
     torch.nn.Conv1d: torch.nn.grad.conv1d_input,
     torch.nn.Conv2d: torch.nn.grad.conv2d_input,
@@ -32,27 +34,88 @@ _CONV_INPUT_GRADIENT = {
 
 @contextmanager
 def differentiable_layers(*roots: torch.nn.Module) -> Iterator[None]:
-    """Every layer below `roots` differentiable in its input; exactly as before on leaving."""
+    """Every layer below `roots` differentiable in its input; exactly as before on leaving.
+
+    Raises:
+        NotDifferentiable: a patch cuts a network, or one of its attentions, off from its input.
+    """
     patched: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    watches = []
     try:
-        for root in roots:
-            for module in root.modules():
-                if isinstance(module, comfy.ops.CastWeightBiasOp):
-                    patched.append(_patch(module))
+        for root in dict.fromkeys(roots):  # a ControlNet on both prompts comes twice
+            watches.append(root.register_forward_hook(_refuse_cut, with_kwargs=True))
+        for module in dict.fromkeys(module for root in roots for module in root.modules()):
+            if isinstance(module, comfy.ops.CastWeightBiasOp):
+                patched.append(_patch(module))
+            elif isinstance(module, comfy.ldm.modules.attention.CrossAttention):
+                watches.append(module.to_out.register_forward_pre_hook(_refuse_cut_attention))
         yield
     finally:
+        for watch in watches:
+            watch.remove()
         for attributes, before in reversed(patched):
             _restore(attributes, before)
 
 
-def attention_with_backward(
-    _chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
-) -> torch.Tensor:
+def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
     """An `optimized_attention_override`: PyTorch's attention, whatever backend the user chose.
 
     Sage and flash kernels have no usable backward; sub-quadratic attention has a slow one.
+
+    Args:
+        other: the override that another pack had put in. If it changes what attention computes it
+            is followed; if it is only another kernel without a backward it is left out.
     """
-    return comfy.ldm.modules.attention.attention_pytorch(*args, **kwargs)
+    own = comfy.ldm.modules.attention.attention_pytorch
+
+    def attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
+        theirs = None if other is None else other(own, *args, **kwargs)
+        if theirs is not None and theirs.requires_grad:
+            return theirs
+        ours = own(*args, **kwargs)
+        if theirs is not None and (theirs - ours).norm() > _KERNEL_DIFFERENCE * ours.norm():
+            raise _cut("an attention override without a gradient, from another pack")
+        return ours
+
+    return attention
+
+
+def keep_saved(tensors_change: bool) -> AbstractContextManager[Any]:
+    """Lets a forward pass write into activations that its backward pass needs.
+
+    The host adds ControlNets in place, and so do patches of other packs. Costs a copy of every
+    saved activation, so only where something does.
+    """
+    if not tensors_change:
+        return nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept)
+
+
+def _cut(what: str) -> NotDifferentiable:
+    return NotDifferentiable(
+        f"gradient 'full' is not possible through a patch of this model. Got {what}; expected"
+        " operations autograd can follow. Use gradient 'direct', or remove the patch."
+    )
+
+
+def _refuse_cut(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    if _needs_gradient((args, kwargs)) and not _needs_gradient(output):
+        raise _cut(f"a {type(module).__name__} whose answer is cut off from its input")
+
+
+def _refuse_cut_attention(module: torch.nn.Module, args: Any) -> None:
+    if not _needs_gradient(args):
+        raise _cut("an attention that is cut off from its input")
+
+
+def _needs_gradient(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.requires_grad
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list | tuple):
+        return False
+    return any(map(_needs_gradient, value))
 
 
 def _patch(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,6 +148,11 @@ def _operation(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
     """The replacement of the module's weight operation, None where none is needed."""
     if isinstance(module, torch.nn.Embedding):
         return None  # its input is whole numbers: no gradient passes
+    replaced = getattr(module, "forward_comfy_cast_weights", None)
+    if replaced is None:
+        return None  # the host calls something else: ordinary autograd decides
+    if replaced.__module__ != comfy.ops.__name__ or "_conv_forward" in vars(module):
+        return partial(_refuse, module)  # of another pack: what it does to weights is unknown
     if isinstance(module, torch.nn.GroupNorm):
         return partial(_with_cloned_weights, module, _group_norm)
     if isinstance(module, torch.nn.LayerNorm):

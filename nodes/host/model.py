@@ -70,7 +70,7 @@ def make_custom_schedule(sigmas: torch.Tensor) -> Schedule:
     return schedule_from_sigmas("custom", sigmas.flatten().tolist())
 
 
-def check_channels(model: ModelPatcher, latent: torch.Tensor) -> None:
+def check_channels(model: ModelPatcher, latent: torch.Tensor, name: str = "latent_image") -> None:
     """Raises InvalidInput if the latent is not of the model's latent space."""
     if getattr(latent, "is_nested", False):
         raise InvalidInput.of(
@@ -80,11 +80,17 @@ def check_channels(model: ModelPatcher, latent: torch.Tensor) -> None:
             "one latent (batch, channels, height, width)",
             "Separate audio and video first.",
         )
-    channels = model.get_model_object("latent_format").latent_channels
-    if latent.shape[1] != channels:
+    latent_format = model.get_model_object("latent_format")
+    channels = latent_format.latent_channels
+    problem = None
+    if latent.ndim != 2 + latent_format.latent_dimensions:
+        problem = f"has {latent.ndim} dimensions"
+    elif latent.shape[1] != channels:
+        problem = f"has {latent.shape[1]} channels but the model takes {channels}"
+    if problem is not None:
         raise InvalidInput.of(
-            "latent_image",
-            f"has {latent.shape[1]} channels but the model takes {channels}",
+            name,
+            problem,
             tuple(latent.shape),
             f"(batch, {channels}, height, width)",
             "Encode the picture with the VAE of this model.",
@@ -93,17 +99,21 @@ def check_channels(model: ModelPatcher, latent: torch.Tensor) -> None:
 
 def _prediction(sampling: Any) -> str | None:
     """ "eps", "v" or None: what the host's class of noise levels and predictions means."""
-    if isinstance(sampling, comfy.model_sampling.EDM) or sampling.sigma_data != 1.0:
+    kinds = comfy.model_sampling
+    scaled = isinstance(sampling, kinds.EPS) and sampling.sigma_data == 1.0
+    # Some classes below EPS feed the network without scaling: another family.
+    if not scaled or type(sampling).calculate_input is not kinds.EPS.calculate_input:
         return None
-    if isinstance(sampling, comfy.model_sampling.V_PREDICTION):
-        return "v"
-    return "eps" if isinstance(sampling, comfy.model_sampling.EPS) else None
+    if isinstance(sampling, kinds.EDM):
+        return None
+    return "v" if isinstance(sampling, kinds.V_PREDICTION) else "eps"
 
 
 def _sampling_name(sampling: Any) -> str:
     """The host's name of the prediction kind; its own classes are nameless mixtures."""
-    names = [base.__name__ for base in type(sampling).__mro__]
-    return next((name for name in names if name != "ModelSampling"), names[0])
+    own = {"calculate_input", "calculate_denoised"}
+    kinds = type(sampling).__mro__
+    return next((kind.__name__ for kind in kinds if own & vars(kind).keys()), kinds[0].__name__)
 
 
 def _fingerprint(model: ModelPatcher) -> str:

@@ -11,10 +11,11 @@ import torch
 
 from ...nmg_sampler import Guided, NoiseLevel, NotDifferentiable, Prompt
 from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
-from .gradient import attention_with_backward, differentiable_layers
+from .gradient import attention_with_backward, differentiable_layers, keep_saved
 
 _CALC = "sampler_calc_cond_batch_function"
 _POST = "sampler_post_cfg_function"
+_OVERRIDE = "optimized_attention_override"
 
 
 @dataclass
@@ -58,7 +59,7 @@ class HostPredictor:
             denoised = self._differentiable(x_k, sigma, prompt)
         else:
             conditions = self.guider.conds[prompt.value]
-            denoised = self._predict(conditions, x_k, sigma, self.model_options)
+            denoised = self._predict(prompt, conditions, x_k, sigma, self.model_options)
         return x0_to_eps(x, denoised, level)
 
     def guided(
@@ -84,20 +85,23 @@ class HostPredictor:
         self.guider.set_cfg(text_scale)
         denoised = self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
         eps = x0_to_eps(x, denoised, level)
-        if negative is None and seen["negative"] is not None:
-            negative = x0_to_eps(x, seen["negative"], level)
+        known = seen.get("negative")  # absent where a patch answers from a cache
+        if negative is None and known is not None:
+            negative = x0_to_eps(x, known, level)
         return Guided(eps, negative)
 
     def _with_known_negative(self, denoised: torch.Tensor) -> Any:
         def calc(args: dict[str, Any]) -> list[torch.Tensor]:
             options = {key: value for key, value in args["model_options"].items() if key != _CALC}
-            positive = self._predict(args["conds"][0], args["input"], args["sigma"], options)
+            given = args["conds"][0], args["input"], args["sigma"]
+            positive = self._predict(Prompt.POSITIVE, *given, options)
             return [positive, denoised]
 
         return calc
 
     def _predict(
         self,
+        prompt: Prompt,
         conditions: list[dict[str, Any]],
         x_k: torch.Tensor,
         sigma: torch.Tensor,
@@ -106,24 +110,39 @@ class HostPredictor:
         self.cost.forward_calls += 1
         self.cost.forward_rows += 1
         model = self.guider.inner_model
-        return comfy.samplers.calc_cond_batch(model, [conditions], x_k, sigma, options)[0]
+        # Patches such as IPAdapter tell the prompts apart by their place: text 0, unconditional 1.
+        place = int(prompt is Prompt.NEGATIVE)
+        both = [None, conditions] if place else [conditions, None]
+        return comfy.samplers.calc_cond_batch(model, both, x_k, sigma, options)[place]
 
     def _differentiable(
         self, x_k: torch.Tensor, sigma: torch.Tensor, prompt: Prompt
     ) -> torch.Tensor:
         # The multi-GPU path runs without gradients: this pass takes the single-device one.
         options = {k: v for k, v in self.model_options.items() if k != "multigpu_clones"}
+        transformer_options = options.get("transformer_options", {})
+        other = transformer_options.get(_OVERRIDE)
         options["transformer_options"] = {
-            **options.get("transformer_options", {}),
-            "optimized_attention_override": attention_with_backward,
+            **transformer_options,
+            _OVERRIDE: attention_with_backward(other),
         }
         if prompt not in self._own_conditions:
             self._own_conditions[prompt] = _own(self.guider.conds[prompt.value])
+        conditions = self._own_conditions[prompt]
+        if len({condition.get("hooks") for condition in conditions}) > 1:
+            raise NotDifferentiable(
+                "gradient 'full' is not possible with different LoRA hooks in one prompt: the host"
+                " changes the weights between them. Got more than one; expected the same hooks on"
+                " every part of the unconditional prompt. Use gradient 'direct', or a LoRA loader."
+            )
+        changed = bool(transformer_options.get("patches")) or any(
+            "control" in condition for condition in conditions
+        )
         networks = [self.guider.inner_model.diffusion_model]
         networks += [patcher.model for patcher in self.guider.loaded_models]
         try:
-            with differentiable_layers(*networks):
-                denoised = self._predict(self._own_conditions[prompt], x_k, sigma, options)
+            with differentiable_layers(*networks), keep_saved(changed):
+                denoised = self._predict(prompt, conditions, x_k, sigma, options)
         except RuntimeError as error:
             if "nference tensor" not in str(error) and "inplace" not in str(error):
                 raise
@@ -132,6 +151,12 @@ class HostPredictor:
                 f" '{str(error).splitlines()[0]}'; expected operations autograd can follow."
                 " Use gradient 'direct', or remove the patch."
             ) from error
+        if not denoised.requires_grad:
+            raise NotDifferentiable(
+                "gradient 'full' is not possible through a patch of this model. Got a prediction"
+                " that is cut off from the latent; expected operations autograd can follow. Use"
+                " gradient 'direct', or remove the patch."
+            )
         self.cost.backward_rows += 1
         return denoised
 

@@ -78,6 +78,7 @@ def run_sampling(
     check_conditioning(positive, "positive")
     check_conditioning(negative, "negative")
     trajectory.check_fits(identify(model))
+    check_channels(model, trajectory.states[0], "trajectory")
     source = model.model.process_latent_out(trajectory.states[0].float())
     fitted = _fit_mask(mask, source.shape)
 
