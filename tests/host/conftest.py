@@ -1,0 +1,67 @@
+"""The pack inside a real ComfyUI, in this process, in the mode the host executes nodes in."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from host_models import Differentiation
+
+from tools.host_environment import HostEnvironment
+from tools.host_process import boot
+from tools.host_server import host_server
+
+
+@pytest.fixture(scope="session")
+def pack():
+    return boot()
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    """The host executes a graph in inference mode: models are made and loaded in it as well."""
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def library(pack):
+    return importlib.import_module("nmg_pack.nmg_sampler")
+
+
+@pytest.fixture(scope="session")
+def nodes(pack):
+    """The node classes by id."""
+    return {node.__name__: node for node in importlib.import_module("nmg_pack.nodes").NODES}
+
+
+@pytest.fixture(scope="session")
+def model_tools(pack):
+    return importlib.import_module("nmg_pack.nodes.host.model")
+
+
+@pytest.fixture(scope="session")
+def runs(pack):
+    return importlib.import_module("nmg_pack.nodes.host.runs")
+
+
+@pytest.fixture
+def differentiation(pack):
+    return Differentiation()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays_interrupted(pack):
+    yield
+    importlib.import_module("comfy.model_management").interrupt_current_processing(False)
+
+
+@pytest.fixture(scope="session")
+def server(pack):
+    """Started once: it takes longer than everything that is asked of it."""
+    comfyui = Path(os.environ["COMFYUI_PATH"])
+    environment = HostEnvironment(comfyui, Path(sys.executable), "unknown")
+    with host_server(environment, device="cpu") as running:
+        yield running

@@ -1,0 +1,56 @@
+"""The shipped workflows against the live host: all are valid, those of the demo model run."""
+
+import pytest
+from PIL import Image
+
+from tools.host_client import HostError
+from tools.host_server import ROOT
+from tools.workflow import find_node, load_workflow, to_api
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+DEMO = [path for path in WORKFLOWS if "NMGDemoModel" in path.read_text()]
+OWN = [path for path in WORKFLOWS if path not in DEMO]
+
+
+def names(paths):
+    return {"argvalues": paths, "ids": [path.stem for path in paths]}
+
+
+@pytest.fixture(scope="module")
+def prompt_of(server):
+    info = server.client.object_info()
+    return lambda path: to_api(load_workflow(path), info)
+
+
+@pytest.mark.parametrize("path", **names(WORKFLOWS))
+def test_every_workflow_lies_where_the_template_browser_finds_it_with_a_picture(path):
+    with Image.open(path.with_suffix(".jpg")) as thumbnail:
+        assert thumbnail.width >= 400
+
+
+@pytest.mark.parametrize("path", **names(WORKFLOWS))
+def test_every_widget_of_our_nodes_has_a_value_and_every_needed_input_a_wire(prompt_of, path):
+    prompt = prompt_of(path)
+    samples = [node["inputs"] for node in prompt.values() if node["class_type"] == "NMGSample"]
+    assert samples
+    for inputs in samples:
+        assert {"text_scale", "noise_map_scale", "gradient_scale", "mode"} <= set(inputs)
+        wired = ("model", "trajectory", "positive", "negative")
+        assert all(isinstance(inputs[name], list) for name in wired)
+
+
+@pytest.mark.parametrize("path", **names(DEMO))
+def test_a_demo_workflow_runs_with_nothing_downloaded(server, prompt_of, path):
+    prompt = prompt_of(path)
+    result = server.client.run(prompt)
+    for title in ("Source", "Reconstruction"):
+        assert result.images(find_node(prompt, title=title))
+
+
+@pytest.mark.parametrize("path", **names(OWN))
+def test_a_workflow_for_your_own_model_lacks_nothing_but_the_model(server, prompt_of, path):
+    with pytest.raises(HostError) as refusal:
+        server.client.run(prompt_of(path))
+    refused = str(refusal.value)
+    assert "ckpt_name" in refused
+    assert "NMG" not in refused.replace("ComfyUI refused the workflow", "")
