@@ -72,8 +72,8 @@ class NoiseMapGuidance:
     reference: Reference = Reference.REACHED
     start: float = 0.0
     end: float = 1.0
-    inside: float = 0.5
-    outside: float = 5.0
+    inside: float = 0.2
+    outside: float = 10.0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():

@@ -11,7 +11,7 @@ def noise_map_scale_input() -> io.Float.Input:
     """The widget of the noise map scale, the same sentence on every node."""
     return io.Float.Input(
         "noise_map_scale",
-        default=1.0,
+        default=1.5,
         min=0.0,
         max=1000.0,
         step=0.1,

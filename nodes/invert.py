@@ -57,10 +57,11 @@ class NMGInvert(io.ComfyNode):
                 io.Combo.Input(
                     "schedule",
                     options=SCHEDULES,
-                    default="official",
-                    tooltip="Which noise levels the steps visit. 'official': as the published NMG"
-                    " code with Prompt-to-Prompt; 'official-masactrl': as the one with MasaCtrl"
-                    " and most inversion papers; the others are this ComfyUI's schedulers.",
+                    default="official-masactrl",
+                    tooltip="Which noise levels the steps visit. 'official-masactrl': as the"
+                    " published code with MasaCtrl and most inversion papers, the most faithful"
+                    " one; 'official': as the published code with Prompt-to-Prompt; the others are"
+                    " this ComfyUI's schedulers.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",

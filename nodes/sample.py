@@ -48,7 +48,7 @@ class NMGSample(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "text_scale",
-                    default=5.0,
+                    default=3.0,
                     min=0.0,
                     max=100.0,
                     step=0.1,

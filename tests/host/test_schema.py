@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# shared/design/product.md, "The public interface": inputs in order with their defaults, outputs.
+# The public interface that shared workflow files depend on: inputs in order, outputs, types.
 INPUTS = {
     "NMGInvert": ["model", "positive", "latent_image", "steps", "schedule", "sigmas"],
     "NMGSample": [
