@@ -109,7 +109,8 @@ def first_run(server):
 
 
 def test_a_graph_runs_with_the_gradient_through_the_network(server, first_run):
-    assert first_run.executed == set(graph())
+    # Model and picture may be in the cache: other tests use the same server.
+    assert first_run.executed >= {INVERT, SAMPLE, DECODE, SAVE}
     assert len(picture(server, first_run)) == 128 * 128 * 3
     (cost,) = first_run.entry["outputs"][SAMPLE]["nmg"]
     # Four levels, the no-op step left out: three steps of one backward and three forward rows.
