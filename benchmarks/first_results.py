@@ -72,11 +72,11 @@ def settings() -> Iterator[Setting]:
     yield from grid("official", "full", (PAPER_SCALE,), PUBLISHED)
     yield from grid("fused", "full", (middle,), DESTINATION)
     yield from grid("official", "direct", (PAPER_SCALE,), PUBLISHED)
-    yield from grid("fused", "direct", (0.0, *SCALES["fused"]), PUBLISHED)
-    yield from grid("fused", "direct", (weak,), DESTINATION)
     yield from grid("official", "full", SCALES["official"], PUBLISHED)
     yield from grid("official", "direct", SCALES["official"], PUBLISHED)
     yield from grid("fused", "full", (weak, strong), DESTINATION)
+    yield from grid("fused", "direct", (0.0, *SCALES["fused"]), PUBLISHED)
+    yield from grid("fused", "direct", (weak,), DESTINATION)
 
 
 def make_guidance(bench: Bench, setting: Setting) -> Any:
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=60)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--part", default="0/1", help="measure every n-th setting only: i/n")
-    parser.add_argument("--work", type=Path, default=root / "benchmarks" / "results")
+    parser.add_argument("--work", type=Path, default=root / "docs" / "first-results")
     parser.add_argument("--report", action="store_true", help="report what is measured, no more")
     arguments = parser.parse_args()
     part, parts = map(int, arguments.part.split("/"))
@@ -319,7 +319,8 @@ def main() -> None:
         bench = Bench(edits)
         invert = lru_cache(partial(bench.invert, arguments.steps))
         open_settings = [s for s in list(settings())[part::parts] if s not in read(arguments.work)]
-        with (arguments.work / f"part-{part}-of-{parts}.jsonl").open("a") as file:
+        name = "measurements" if parts == 1 else f"measurements-{part}-of-{parts}"
+        with (arguments.work / f"{name}.jsonl").open("a") as file:
             for setting in tqdm(open_settings, unit="setting", mininterval=10):
                 row = measure(bench, invert(setting.schedule), setting)
                 file.write(json.dumps(row) + "\n")
