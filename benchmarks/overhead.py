@@ -38,7 +38,7 @@ class BareCalls:
         self.patcher, *_ = bench.nodes.NMGDemoModel.execute().args
         importlib.import_module("comfy.model_management").load_models_gpu([self.patcher])
         # The same attention as the pack's gradient pass.
-        self.options = {"optimized_attention_override": gradient.attention_with_backward}
+        self.options = {"optimized_attention_override": gradient.attention_with_backward(None)}
         batch, *shape = bench.latent["samples"].shape
         self.context = bench.source_prompts[0][0].clone().float()
         self.x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
