@@ -24,3 +24,11 @@ class NotFinite(NMGError, RuntimeError):
 
 class NotDifferentiable(NMGError, RuntimeError):
     """The model, or a patch on it, cannot be differentiated in the latent."""
+
+    @classmethod
+    def through_patch(cls, got: str):
+        """The error of a graph that is broken somewhere in the model, at `got`."""
+        return cls(
+            f"gradient 'full' is not possible through a patch of this model. Got {got}; expected"
+            " operations autograd can follow. Use gradient 'direct', or remove the patch."
+        )

@@ -80,11 +80,7 @@ def differentiable_eps(
             text = str(error).splitlines()[0]
             if not any(sign in text for sign in _BROKEN_GRAPH):
                 raise
-            raise NotDifferentiable(
-                f"gradient 'full' is not possible through a patch of this model. Got '{text}';"
-                " expected operations autograd can follow. Use gradient 'direct', or remove the"
-                " patch."
-            ) from error
+            raise NotDifferentiable.through_patch(f"'{text}'") from error
         if gradient is None:  # only the weights are in the graph
             raise _cut_off()
         return gradient

@@ -74,7 +74,9 @@ def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callab
             return theirs
         ours = own(*args, **kwargs)
         if theirs is not None and (theirs - ours).norm() > _KERNEL_DIFFERENCE * ours.norm():
-            raise _cut("an attention override without a gradient, from another pack")
+            raise NotDifferentiable.through_patch(
+                "an attention override without a gradient, from another pack"
+            )
         return ours
 
     return attention
@@ -91,21 +93,16 @@ def keep_saved(tensors_change: bool) -> AbstractContextManager[Any]:
     return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept)
 
 
-def _cut(what: str) -> NotDifferentiable:
-    return NotDifferentiable(
-        f"gradient 'full' is not possible through a patch of this model. Got {what}; expected"
-        " operations autograd can follow. Use gradient 'direct', or remove the patch."
-    )
-
-
 def _refuse_cut(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     if _needs_gradient((args, kwargs)) and not _needs_gradient(output):
-        raise _cut(f"a {type(module).__name__} whose answer is cut off from its input")
+        raise NotDifferentiable.through_patch(
+            f"a {type(module).__name__} whose answer is cut off from its input"
+        )
 
 
 def _refuse_cut_attention(module: torch.nn.Module, args: Any) -> None:
     if not _needs_gradient(args):
-        raise _cut("an attention that is cut off from its input")
+        raise NotDifferentiable.through_patch("an attention that is cut off from its input")
 
 
 def _needs_gradient(value: Any) -> bool:

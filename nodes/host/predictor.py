@@ -146,17 +146,10 @@ class HostPredictor:
         except RuntimeError as error:
             if "nference tensor" not in str(error) and "inplace" not in str(error):
                 raise
-            raise NotDifferentiable(
-                "gradient 'full' is not possible through a patch or layer of this model. Got"
-                f" '{str(error).splitlines()[0]}'; expected operations autograd can follow."
-                " Use gradient 'direct', or remove the patch."
-            ) from error
+            text = str(error).splitlines()[0]
+            raise NotDifferentiable.through_patch(f"'{text}'") from error
         if not denoised.requires_grad:
-            raise NotDifferentiable(
-                "gradient 'full' is not possible through a patch of this model. Got a prediction"
-                " that is cut off from the latent; expected operations autograd can follow. Use"
-                " gradient 'direct', or remove the patch."
-            )
+            raise NotDifferentiable.through_patch("a prediction that is cut off from the latent")
         self.cost.backward_rows += 1
         return denoised
 

@@ -83,6 +83,21 @@ def invert(host, data, schedule_name):
     return model, trajectory
 
 
+def sample(host, data, model, trajectory, branch):
+    """The run's result in the model's space, with the recorded settings and a branch's prompt."""
+    library, _, runs = host
+    edit, _, _ = runs.run_sampling(
+        model,
+        trajectory,
+        conditioning(data[branch]),
+        conditioning(data["uncond"]),
+        data.guidance(library),
+        float(data.parameters["text_scale"]),
+        None,
+    )
+    return model.model.process_latent_in(edit)
+
+
 def difference(got, expected):
     """Largest difference over the standard deviation."""
     return float((got - expected).abs().max() / expected.std())
@@ -101,20 +116,10 @@ def test_the_trajectory_is_the_recorded_one(host, name, schedule):
 @pytest.mark.parametrize("branch", ["source", "target"])
 @pytest.mark.parametrize("name", RUNS)
 def test_the_end_result_is_the_recorded_one(host, name, branch):
-    library, _, runs = host
     data = recorded(name)
     model, trajectory = invert(host, data, "official")
-    edit, _, _ = runs.run_sampling(
-        model,
-        trajectory,
-        conditioning(data[branch]),
-        conditioning(data["uncond"]),
-        data.guidance(library),
-        float(data.parameters["text_scale"]),
-        None,
-    )
     expected = data[f"recon_{branch}"]
-    differences = (model.model.process_latent_in(edit) - expected).abs() / expected.std()
+    differences = (sample(host, data, model, trajectory, branch) - expected).abs() / expected.std()
     flipped = (differences > END_TOLERANCE).float().mean()
     assert float(flipped) <= FLIPPED[data.parameters["loss"]]
     assert float(differences.square().mean().sqrt()) < END_TOLERANCE / 5
@@ -124,7 +129,7 @@ def test_the_end_result_is_the_recorded_one(host, name, branch):
 @pytest.mark.parametrize("name", RUNS)
 def test_every_single_step_from_a_recorded_state_is_the_recorded_one(host, name, branch):
     """Each step starts from the recorded state, so no difference can grow into the next."""
-    library, _, runs = host
+    library, *_ = host
     data = recorded(name)
     model, trajectory = invert(host, data, "official")
     states = data[f"recon_{branch}_states"][:, None]
@@ -132,17 +137,8 @@ def test_every_single_step_from_a_recorded_state_is_the_recorded_one(host, name,
     worst = 0.0
     for step in trajectory.schedule.descent():
         one_step = from_recorded(library, trajectory, data, step, starts[step.index])
-        edit, _, _ = runs.run_sampling(
-            model,
-            one_step,
-            conditioning(data[branch]),
-            conditioning(data["uncond"]),
-            data.guidance(library),
-            float(data.parameters["text_scale"]),
-            None,
-        )
         # The result is at the single step's lower level: entry 0 of its schedule.
-        got = model.model.process_latent_in(edit)
+        got = sample(host, data, model, one_step, branch)
         worst = max(worst, difference(got, states[step.index]))
     assert worst < STEP_TOLERANCE
 
