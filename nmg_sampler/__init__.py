@@ -5,6 +5,13 @@ own latent space. Levels are Python floats (float64). The library keeps the dtyp
 given; a trajectory lives on the CPU. Nothing here draws random numbers.
 """
 
+from .attention import AttentionCall as AttentionCall
+from .attention import AttentionEdit as AttentionEdit
+from .attention import AttentionLayer as AttentionLayer
+from .branches import Branches as Branches
+from .branches import Rows as Rows
+from .editor import Editor as Editor
+from .editor import EditorRun as EditorRun
 from .energy import Loss as Loss
 from .energy import energy as energy
 from .errors import InvalidInput as InvalidInput
@@ -30,6 +37,7 @@ from .noise_map import official_guidance as official_guidance
 from .predictor import Guided as Guided
 from .predictor import Predictor as Predictor
 from .predictor import Prompt as Prompt
+from .sampling import Sampled as Sampled
 from .sampling import sample as sample
 from .schedule import Schedule as Schedule
 from .schedule import Step as Step

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from .branches import Branches
 from .predictor import Guided, Predictor
 from .schedule import Step
 from .trajectory import Trajectory
@@ -19,21 +20,29 @@ class Run:
         trajectory: where to stay close to.
         total: number of steps of the run.
         text_scale: classifier-free guidance scale, dimensionless.
-        mask: (B or 1, 1, ...) 0..1 on the run's device, 1 where the picture may change; or None.
+        branches: what the rows of a state are. A method holds the rows `branches.held` to the
+            trajectory: those of the source branch, or without one all.
+        mask: (B or 1, 1, ...) 0..1 on the run's device, 1 where the held rows may change; or None.
     """
 
     predictor: Predictor
     trajectory: Trajectory
     total: int
     text_scale: float
+    branches: Branches
     mask: torch.Tensor | None = None
+
+    def recorded(self, entry: int, like: torch.Tensor) -> torch.Tensor:
+        """The recorded state of an entry, once for every picture in `like`."""
+        state = self.trajectory.state(entry, like)
+        return state.repeat(len(like) // len(state), *[1] * (state.ndim - 1))
 
 
 class Prepared(NamedTuple):
     """What a method hands to the text-guided prediction of a step."""
 
-    x: torch.Tensor  # (B, C, ...) the state to predict from, at the step's level
-    negative: torch.Tensor | None = None  # the unconditional prediction there, if already known
+    x: torch.Tensor  # (rows, C, ...) the states to predict from, at the step's level
+    negative: torch.Tensor | None = None  # the unconditional prediction of all rows, if known
 
 
 class GuidedRun:

@@ -161,7 +161,7 @@ class _NoiseMapRun(GuidedRun):
     def slope(self, x: torch.Tensor, eps: torch.Tensor, step: Step) -> torch.Tensor:
         """dE/dz' at the result z' of the unconditional step."""
         current = self.method.reference is Reference.CURRENT
-        reference = self.run.trajectory.state(step.entry if current else step.entry_to, like=x)
+        reference = self.run.recorded(step.entry if current else step.entry_to, like=x)
         reached = ddim_step(x, eps, step.level, step.level_to)
         return energy_slope(reached, reference, self.method.loss)
 
@@ -176,12 +176,14 @@ class _Official(_NoiseMapRun):
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
         if not self.acts(step):
             return Prepared(x)
+        held = x[self.run.branches.held]
         if self.method.scale == 0:
-            eps = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
+            eps = self.run.predictor.eps(held, step.level, Prompt.NEGATIVE)
         else:
-            null, term = self.unconditional(x, step)
+            null, term = self.unconditional(held, step)
             eps = null + term
-        return Prepared(ddim_step(x, eps, step.level, step.level_to))
+        moved = ddim_step(held, eps, step.level, step.level_to)
+        return Prepared(self.run.branches.with_held(x, moved))
 
 
 class _Fused(_NoiseMapRun):
@@ -199,15 +201,21 @@ class _Fused(_NoiseMapRun):
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
         if not self.acts(step) or self.shares:
             return Prepared(x)
-        negative, self.pending = self.unconditional(x, step)
-        return Prepared(x, negative)
+        negative, self.pending = self.unconditional(x[self.run.branches.held], step)
+        # An editor wants to see the source's unconditional attention as well: ask for it again.
+        return Prepared(x, None if self.run.branches.with_source else negative)
 
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         if not self.acts(step):
             return guided.eps
-        if not self.shares:
-            return guided.eps + self.pending
-        negative = guided.negative
-        if negative is None:  # a scale that counts as 1 for the predictor, or a cached answer
-            negative = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
-        return guided.eps + self.term(x, negative, step)
+        rows = self.run.branches.held
+        if self.shares:
+            self.pending = self.term(x[rows], self.negative(x, step, guided)[rows], step)
+        return self.run.branches.with_held(guided.eps, guided.eps[rows] + self.pending)
+
+    def negative(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
+        """The unconditional prediction of all rows."""
+        if guided.negative is not None:
+            return guided.negative
+        # A scale that counts as 1 for the predictor, or a cached answer.
+        return self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)

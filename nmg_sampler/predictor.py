@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from .attention import AttentionEdit
+from .branches import Rows
 from .errors import NotDifferentiable
 from .levels import NoiseLevel
 
@@ -31,12 +33,21 @@ class Guided(NamedTuple):
 class Predictor(Protocol):
     """A network with its prompts bound.
 
-    States are (B, C, ...) at a level: x = alpha * x0 + sigma * eps. A predictor is never asked at
-    sigma 0. Where gradients are enabled and the state requires them, `eps` is differentiable.
+    States are (rows, C, ...) at a level: x = alpha * x0 + sigma * eps. A predictor is never asked
+    at sigma 0. Where gradients are enabled and the state requires them, `eps` is differentiable.
     """
 
-    def eps(self, x: torch.Tensor, level: NoiseLevel, prompt: Prompt) -> torch.Tensor:
-        """The noise in `x` under one prompt; costs one row per sample."""
+    def eps(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        prompt: Prompt,
+        attention: AttentionEdit | None = None,
+    ) -> torch.Tensor:
+        """The noise in `x` under one kind of prompt; costs one row per sample.
+
+        Under POSITIVE the rows are those of the target branches.
+        """
         ...
 
     def guided(
@@ -45,8 +56,13 @@ class Predictor(Protocol):
         level: NoiseLevel,
         text_scale: float,
         negative: torch.Tensor | None = None,
+        rows: Rows = Rows.ALL,
+        attention: AttentionEdit | None = None,
     ) -> Guided:
-        """Classifier-free guidance; two rows, or one if `negative` is known or the scale is 1."""
+        """Classifier-free guidance of the branches named by `rows`, each under its own prompt.
+
+        Costs two rows per sample, or one if `negative` is known or the scale is 1.
+        """
         ...
 
 

@@ -1,6 +1,6 @@
 """Node: a trajectory to an edited picture."""
 
-from ..nmg_sampler import InvalidInput, Mode, fused_guidance, official_guidance
+from ..nmg_sampler import Mode, fused_guidance, official_guidance
 from .guidance import gradient_scale_input, mode_input, noise_map_scale_input
 from .host.runs import run_sampling
 from .host.sockets import Editor, Guidance, Trajectory, io
@@ -102,18 +102,10 @@ class NMGSample(io.ComfyNode):
         mask=None,
     ) -> io.NodeOutput:
         with speaking_as("NMG Sample"):
-            if editor is not None:
-                raise InvalidInput.of(
-                    "editor",
-                    "is of a kind that this version cannot run",
-                    type(editor).__name__,
-                    "nothing connected",
-                    "Disconnect it, or update the pack.",
-                )
             if guidance is None:
                 guidance = MODES[mode](noise_map_scale, gradient_scale)
             edit, source, cost = run_sampling(
-                model, trajectory, positive, negative, guidance, text_scale, mask
+                model, trajectory, positive, negative, guidance, text_scale, mask, editor
             )
         kept = {} if trajectory.noise_mask is None else {"noise_mask": trajectory.noise_mask}
         latents = [{"samples": samples, **kept} for samples in (edit, source)]

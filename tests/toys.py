@@ -4,8 +4,21 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention
 
-from nmg_sampler import Family, Guided, ModelIdentity, NoiseLevel, Prompt
+from nmg_sampler import (
+    AttentionCall,
+    AttentionLayer,
+    Branches,
+    Family,
+    Guided,
+    ModelIdentity,
+    NoiseLevel,
+    Prompt,
+    Rows,
+    sample,
+)
+from nmg_sampler.attention import split_heads
 
 IDENTITY = ModelIdentity(Family.VP, "eps", "SD15", "0123abcd")
 
@@ -14,6 +27,11 @@ def noise(*shape, seed=0, dtype=torch.float64):
     """Gaussian numbers that leave the global generator alone."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def edit_of(*args, **options):
+    """What `sample` makes of the target prompts."""
+    return sample(*args, **options).edit
 
 
 def training_levels(count=1000):
@@ -49,7 +67,7 @@ class Counting:
         """The noise in `x`; what the toys below define."""
         raise NotImplementedError
 
-    def eps(self, x, level, prompt):
+    def eps(self, x, level, prompt, attention=None):
         with_graph = torch.is_grad_enabled() and x.requires_grad
         self.calls.append(Call("eps", len(x), level, prompt, with_graph))
         result = self.noise_of(x, level, prompt)
@@ -57,7 +75,7 @@ class Counting:
             result.register_hook(self._count_backward)
         return result
 
-    def guided(self, x, level, text_scale, negative=None):
+    def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
         single = text_scale == 1 or negative is not None
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
         positive = self.noise_of(x, level, Prompt.POSITIVE)
@@ -162,3 +180,93 @@ class DetachedNoise(Counting):
 
     def noise_of(self, x, level, prompt):
         return 0.5 * x.detach()
+
+
+def toy_layers():
+    """(self-, cross-)attention of three transformer blocks: way down, bottom, way up."""
+    places = (("input", 1), ("middle", 2), ("output", 1))
+    return [
+        tuple(AttentionLayer(index, cross, stage, factor) for cross in (False, True))
+        for index, (stage, factor) in enumerate(places)
+    ]
+
+
+class AttentiveNoise(Counting):
+    """A small UNet-like network with attention, which honours branches and attention edits.
+
+    Args:
+        source, negative: (columns, 4) embeddings of a prompt.
+        targets: the embeddings of the target prompts.
+        branches: what the rows of the run are.
+    """
+
+    heads = 2
+
+    def __init__(self, source, targets, negative, branches, seed=0):
+        super().__init__()
+        self.source, self.targets, self.negative = source, list(targets), negative
+        self.branches = branches
+        self.weights = noise(3, 2, 4, 4, 4, seed=seed) / 2  # layer, kind, (q, k, v, out)
+
+    def eps(self, x, level, prompt, attention=None):
+        self.calls.append(Call("eps", len(x), level, prompt, x.requires_grad))
+        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        return self._half(x, level, prompt is not Prompt.NEGATIVE, rows, attention)
+
+    def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
+        single = text_scale == 1 or negative is not None
+        self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
+        positive = self._half(x, level, True, rows, attention)
+        if text_scale == 1:
+            return Guided(positive, negative)
+        if negative is None:
+            negative = self._half(x, level, False, rows, attention)
+        return Guided(negative + text_scale * (positive - negative), negative)
+
+    def _half(self, x, level, text, rows, attention):
+        branches = self.branches.part(rows)
+        branches = Branches(
+            len(x) // max(branches.count, 1), branches.targets, branches.with_source
+        )
+        prompts = [self.source] * branches.with_source + self.targets[: branches.targets]
+        if not text:
+            prompts = [self.negative] * branches.count
+        longest = math.lcm(*(len(prompt) for prompt in prompts))
+        context = torch.cat(
+            [p.repeat(longest // len(p), 1).expand(branches.pictures, -1, -1) for p in prompts]
+        ).to(x.dtype)
+        columns = tuple(len(prompt) for prompt in prompts)
+        hidden = x
+        for pair in toy_layers():
+            for layer in pair:
+                hidden = hidden + 0.5 * self._attend(
+                    hidden, layer, context, columns, text, branches, attention
+                )
+        # Like a trained network: most of a noisy state is noise, little of a clean one.
+        return level.sigma * x + 0.4 * level.alpha * torch.tanh(hidden)
+
+    def _attend(self, hidden, layer, context, columns, text, branches, attention):
+        cells = avg_pool2d(hidden, layer.factor)
+        size = tuple(cells.shape[2:])
+        tokens = cells.flatten(2).transpose(1, 2)
+        wq, wk, wv, wo = self.weights[layer.index, int(layer.cross)].to(hidden.dtype)
+        other = context if layer.cross else tokens
+        call = AttentionCall(
+            layer,
+            text,
+            branches,
+            size,
+            tokens @ wq,
+            other @ wk,
+            other @ wv,
+            self.heads,
+            columns if layer.cross and text else (),
+            self._kernel,
+        )
+        edit = attention is not None and attention.wants(layer)
+        out = (attention(call) if edit else call.plain()) @ wo
+        return interpolate(out.transpose(1, 2).unflatten(2, size), hidden.shape[2:])
+
+    def _kernel(self, q, k, v):
+        q, k, v = (split_heads(tensor, self.heads) for tensor in (q, k, v))
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

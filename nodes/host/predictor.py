@@ -2,6 +2,7 @@
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,8 +10,18 @@ import comfy.model_management
 import comfy.samplers
 import torch
 
-from ...nmg_sampler import Guided, NoiseLevel, NotDifferentiable, Prompt
+from ...nmg_sampler import (
+    AttentionEdit,
+    Branches,
+    Guided,
+    NoiseLevel,
+    NotDifferentiable,
+    Prompt,
+    Rows,
+)
 from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
+from .attention import EditedAttention
+from .branches import merge
 from .gradient import attention_with_backward, differentiable_layers, keep_saved
 
 _CALC = "sampler_calc_cond_batch_function"
@@ -20,7 +31,7 @@ _OVERRIDE = "optimized_attention_override"
 
 @dataclass
 class Cost:
-    """Network evaluations of a run; a row is one prompt for the whole batch."""
+    """Network evaluations of a run; a row is one prompt for all pictures of the batch."""
 
     forward_calls: int = 0
     forward_rows: int = 0
@@ -41,25 +52,51 @@ class HostPredictor:
         guider: a CFGGuider in the middle of `sample`, its conditions named as `Prompt`.
         model_options: those the host cloned for this run.
         seed: handed on to the host.
+        branches: what the rows of the run's states are.
+        columns: prompt length of each branch, in embedding columns.
     """
 
     def __init__(
-        self, guider: comfy.samplers.CFGGuider, model_options: dict[str, Any], seed: int | None
+        self,
+        guider: comfy.samplers.CFGGuider,
+        model_options: dict[str, Any],
+        seed: int | None,
+        branches: Branches,
+        columns: tuple[int, ...] = (),
     ) -> None:
         self.guider = guider
         self.model_options = model_options
         self.seed = seed
+        self.branches = branches
+        self.columns = columns
         self.cost = Cost()
         self._own_conditions: dict[Prompt, list[dict[str, Any]]] = {}
+        # What the branches named by `rows` are guided to, by the host's name for it: positive.
+        self._texts = {Rows.TARGETS: guider.conds.get(Prompt.POSITIVE.value)}
+        self._texts[Rows.ALL] = self._texts[Rows.TARGETS]
+        if branches.with_source and branches.targets:
+            self._texts[Rows.SOURCE] = guider.conds[Prompt.SOURCE.value]
+            self._texts[Rows.ALL] = merge(
+                self._texts[Rows.SOURCE], self._texts[Rows.TARGETS], branches
+            )
 
-    def eps(self, x: torch.Tensor, level: NoiseLevel, prompt: Prompt) -> torch.Tensor:
+    def eps(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        prompt: Prompt,
+        attention: AttentionEdit | None = None,
+    ) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         x_k, sigma = state_to_k(x, level), _sigma(x, level)
-        if torch.is_grad_enabled() and x.requires_grad:
-            denoised = self._differentiable(x_k, sigma, prompt)
-        else:
-            conditions = self.guider.conds[prompt.value]
-            denoised = self._predict(prompt, conditions, x_k, sigma, self.model_options)
+        self._count(len(x))
+        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        with self._edited(attention, rows) as options:
+            if torch.is_grad_enabled() and x.requires_grad:
+                denoised = self._differentiable(x_k, sigma, prompt, options)
+            else:
+                conditions = self.guider.conds[prompt.value]
+                denoised = self._predict(prompt, conditions, x_k, sigma, options)
         return x0_to_eps(x, denoised, level)
 
     def guided(
@@ -68,6 +105,8 @@ class HostPredictor:
         level: NoiseLevel,
         text_scale: float,
         negative: torch.Tensor | None = None,
+        rows: Rows = Rows.ALL,
+        attention: AttentionEdit | None = None,
     ) -> Guided:
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen: dict[str, torch.Tensor | None] = {}
@@ -76,19 +115,53 @@ class HostPredictor:
             seen["negative"] = None if args["uncond"] is None else args["uncond_denoised"]
             return args["denoised"]
 
-        options = {**self.model_options, _POST: [look, *self.model_options.get(_POST, [])]}
-        if negative is not None and _CALC not in options:
-            options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
-        else:
-            self.cost.forward_calls += 1
-            self.cost.forward_rows += 1 if math.isclose(text_scale, 1) else 2
-        self.guider.set_cfg(text_scale)
-        denoised = self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
+        with self._edited(attention, rows) as edited:
+            options = {**edited, _POST: [look, *edited.get(_POST, [])]}
+            known = negative is not None and _CALC not in options
+            if known:
+                options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
+            single = known or math.isclose(text_scale, 1)
+            self._count(len(x) * (1 if single else 2))
+            denoised = self._guide(x, level, text_scale, rows, options)
         eps = x0_to_eps(x, denoised, level)
-        known = seen.get("negative")  # absent where a patch answers from a cache
-        if negative is None and known is not None:
-            negative = x0_to_eps(x, known, level)
+        told = seen.get("negative")  # absent where a patch answers from a cache
+        if negative is None and told is not None:
+            negative = x0_to_eps(x, told, level)
         return Guided(eps, negative)
+
+    def _count(self, rows: int) -> None:
+        self.cost.forward_calls += 1
+        self.cost.forward_rows += rows // self.branches.pictures
+
+    def _guide(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        text_scale: float,
+        rows: Rows,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        """The denoised latent by the guider, the branches' own text in the place of positive."""
+        conditions = self.guider.conds
+        self.guider.set_cfg(text_scale)
+        self.guider.conds = {**conditions, Prompt.POSITIVE.value: self._texts[rows]}
+        try:
+            return self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
+        finally:
+            self.guider.conds = conditions
+
+    def _edited(
+        self, attention: AttentionEdit | None, rows: Rows
+    ) -> AbstractContextManager[dict[str, Any]]:
+        """The model options of a prediction in which `attention` has its say."""
+        if attention is None:
+            return nullcontext(self.model_options)
+        branches = self.branches.part(rows)
+        columns = {Rows.ALL: self.columns, Rows.SOURCE: self.columns[:1]}.get(
+            rows, self.columns[self.branches.with_source :]
+        )
+        edited = EditedAttention(attention, branches, columns)
+        return edited.inside(self.guider.inner_model.diffusion_model, self.model_options)
 
     def _with_known_negative(self, denoised: torch.Tensor) -> Any:
         def calc(args: dict[str, Any]) -> list[torch.Tensor]:
@@ -107,8 +180,6 @@ class HostPredictor:
         sigma: torch.Tensor,
         options: dict[str, Any],
     ) -> torch.Tensor:
-        self.cost.forward_calls += 1
-        self.cost.forward_rows += 1
         model = self.guider.inner_model
         # Patches such as IPAdapter tell the prompts apart by their place: text 0, unconditional 1.
         place = int(prompt is Prompt.NEGATIVE)
@@ -116,10 +187,10 @@ class HostPredictor:
         return comfy.samplers.calc_cond_batch(model, both, x_k, sigma, options)[place]
 
     def _differentiable(
-        self, x_k: torch.Tensor, sigma: torch.Tensor, prompt: Prompt
+        self, x_k: torch.Tensor, sigma: torch.Tensor, prompt: Prompt, options: dict[str, Any]
     ) -> torch.Tensor:
         # The multi-GPU path runs without gradients: this pass takes the single-device one.
-        options = {k: v for k, v in self.model_options.items() if k != "multigpu_clones"}
+        options = {k: v for k, v in options.items() if k != "multigpu_clones"}
         transformer_options = options.get("transformer_options", {})
         other = transformer_options.get(_OVERRIDE)
         options["transformer_options"] = {
@@ -150,7 +221,7 @@ class HostPredictor:
             raise NotDifferentiable.through_patch(f"'{text}'") from error
         if not denoised.requires_grad:
             raise NotDifferentiable.through_patch("a prediction that is cut off from the latent")
-        self.cost.backward_rows += 1
+        self.cost.backward_rows += len(x_k) // self.branches.pictures
         return denoised
 
 

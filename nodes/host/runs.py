@@ -11,6 +11,8 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...nmg_sampler import (
+    Branches,
+    Editor,
     Guidance,
     InvalidInput,
     Prompt,
@@ -21,6 +23,8 @@ from ...nmg_sampler import (
     sample,
 )
 from ...nmg_sampler.levels import state_to_k
+from .attention import check_editable
+from .branches import columns_of, count_targets, one_row_per_picture
 from .model import check_channels, identify
 from .predictor import Cost, HostPredictor
 
@@ -64,14 +68,16 @@ def run_sampling(
     guidance: Guidance,
     text_scale: float,
     mask: torch.Tensor | None,
+    editor: Editor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Samples back along a trajectory under a new prompt.
+    """Samples back along a trajectory under new prompts.
 
     Returns:
-        the edit and the trajectory's own clean latent, both as a LATENT's samples; the cost.
+        the edits, target after target, and the source branch (without an editor the trajectory's
+        own clean latent), both as a LATENT's samples; the cost.
 
     Raises:
-        InvalidInput: a prompt is empty, or a scale or the mask cannot be used.
+        InvalidInput: a prompt is empty, or a scale, the mask or the editor cannot be used.
         TrajectoryMismatch: the trajectory was made with another model.
         NotFinite: the model answered with NaN or infinity.
     """
@@ -81,22 +87,46 @@ def run_sampling(
     check_channels(model, trajectory.states[0], "trajectory")
     source = model.model.process_latent_out(trajectory.states[0].float())
     fitted = _fit_mask(mask, source.shape)
+    pictures = len(source)
+    branches = Branches(pictures, count_targets(positive, pictures), editor is not None)
+    conditions = {
+        Prompt.POSITIVE.value: one_row_per_picture(positive, branches),
+        Prompt.NEGATIVE.value: negative,
+    }
+    columns: tuple[int, ...] = ()
+    if editor is not None:
+        check_editable(model, editor)
+        check_conditioning(trajectory.source, "trajectory's source prompt")
+        conditions[Prompt.SOURCE.value] = trajectory.source
+        lengths = columns_of(trajectory.source, positive)
+        columns = lengths[:1] + lengths[1:] * branches.targets
+        editor.check(columns)
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
-        return sample(
+        result = sample(
             trajectory,
             predictor,
             guidance,
             text_scale,
+            targets=branches.targets,
+            editor=editor,
             device=x.device,
             mask=fitted,
             on_step=on_step,
         )
+        return result.edit if result.source is None else torch.cat([result.source, result.edit])
 
-    conditions = {Prompt.POSITIVE.value: positive, Prompt.NEGATIVE.value: negative}
-    noise_mask = trajectory.noise_mask
-    edit, cost = _run(model, conditions, source, trajectory.schedule, noise_mask, procedure)
-    return edit, source, cost
+    samples, cost = _run(
+        model,
+        conditions,
+        source,
+        trajectory.schedule,
+        trajectory.noise_mask,
+        procedure,
+        branches,
+        columns,
+    )
+    return samples[branches.edits], samples[branches.source] if editor else source, cost
 
 
 def check_conditioning(conditioning: Any, name: str) -> None:
@@ -110,8 +140,15 @@ def check_conditioning(conditioning: Any, name: str) -> None:
 class _Procedure(comfy.samplers.Sampler):
     """A loop of the library where the host runs its samplers."""
 
-    def __init__(self, procedure: Callable[..., torch.Tensor]) -> None:
+    def __init__(
+        self,
+        procedure: Callable[..., torch.Tensor],
+        branches: Branches,
+        columns: tuple[int, ...],
+    ) -> None:
         self.procedure = procedure
+        self.branches = branches
+        self.columns = columns
         self.cost = Cost()
 
     def sample(  # the host's own interface
@@ -125,7 +162,13 @@ class _Procedure(comfy.samplers.Sampler):
         denoise_mask: torch.Tensor | None = None,
         disable_pbar: bool = False,
     ) -> torch.Tensor:
-        predictor = HostPredictor(model_wrap, extra_args["model_options"], extra_args.get("seed"))
+        predictor = HostPredictor(
+            model_wrap,
+            extra_args["model_options"],
+            extra_args.get("seed"),
+            self.branches,
+            self.columns,
+        )
 
         def on_step(event: StepEvent) -> None:
             callback(event.index, event.x0, event.x, event.total)
@@ -143,12 +186,17 @@ def _run(
     schedule: Schedule,
     noise_mask: torch.Tensor | None,
     procedure: Callable[..., torch.Tensor],
+    branches: Branches | None = None,
+    columns: tuple[int, ...] = (),
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The procedure's result as a LATENT's samples, and {calls, rows, seconds}."""
+    branches = branches or Branches(len(samples))
     started = time.perf_counter()
     guider = comfy.samplers.CFGGuider(model)
     guider.inner_set_conds(conditions)
-    sampler = _Procedure(procedure)
+    sampler = _Procedure(procedure, branches, columns)
+    # The host plans its memory, and sizes conditions and masks, by what it is given here.
+    samples = branches.repeat(samples)
     # What other packs read as the run's levels: noisiest first, as for any sampler.
     sigmas = torch.tensor([level.k_sigma for level in reversed(schedule.levels)])
     result = guider.sample(

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from toys import IDENTITY, Counting, SmoothNoise, geometric_sigmas, noise, training_levels
+from toys import edit_of as sample
 
 from nmg_sampler import (
     Gradient,
@@ -23,7 +24,6 @@ from nmg_sampler import (
     invert,
     load_trajectory,
     official_schedule,
-    sample,
     save_trajectory,
     schedule_from_sigmas,
 )

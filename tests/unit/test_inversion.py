@@ -14,6 +14,9 @@ from toys import (
     noise,
     training_levels,
 )
+from toys import (
+    edit_of as sample,
+)
 
 from nmg_sampler import (
     NotFinite,
@@ -23,7 +26,6 @@ from nmg_sampler import (
     invert,
     official_masactrl_schedule,
     official_schedule,
-    sample,
     schedule_from_sigmas,
 )
 from nmg_sampler.levels import level_from_k_sigma, step_factors

@@ -15,8 +15,12 @@ from toys import (
     noise,
     training_levels,
 )
+from toys import (
+    edit_of as sample,
+)
 
 from nmg_sampler import (
+    Branches,
     Gradient,
     InvalidInput,
     Loss,
@@ -32,7 +36,6 @@ from nmg_sampler import (
     invert,
     official_guidance,
     official_schedule,
-    sample,
     schedule_from_sigmas,
 )
 from nmg_sampler.energy import REFERENCE_ELEMENTS
@@ -69,7 +72,9 @@ def begin(guidance, trajectory, predictor=None, mask=None, text_scale=TEXT_SCALE
     """The method at work, and the steps of its run."""
     steps = trajectory.schedule.descent()
     predictor = predictor or SmoothNoise()
-    return guidance.begin(Run(predictor, trajectory, len(steps), text_scale, mask)), steps
+    return guidance.begin(
+        Run(predictor, trajectory, len(steps), text_scale, Branches(trajectory.shape[0]), mask)
+    ), steps
 
 
 def term_of(guidance, trajectory, x, index=3, predictor=None, mask=None):

@@ -15,6 +15,9 @@ from toys import (
     noise,
     training_levels,
 )
+from toys import (
+    edit_of as sample,
+)
 
 from nmg_sampler import (
     Gradient,
@@ -31,7 +34,6 @@ from nmg_sampler import (
     invert,
     official_guidance,
     official_schedule,
-    sample,
     schedule_from_sigmas,
 )
 from nmg_sampler.levels import ddim_step

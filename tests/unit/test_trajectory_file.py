@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from toys import IDENTITY, SmoothNoise, noise, training_levels
+from toys import edit_of as sample
 
 from nmg_sampler import (
     Family,
@@ -17,7 +18,6 @@ from nmg_sampler import (
     invert,
     load_trajectory,
     official_schedule,
-    sample,
     save_trajectory,
     trajectory_file,
 )

@@ -1,0 +1,53 @@
+"""The other plug: how an editor couples the edits to the source through attention."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .attention import AttentionEdit
+from .guidance import Run
+from .predictor import Guided
+from .schedule import Step
+
+
+class EditorRun:
+    """An editor at work in one run: moments of each step, each neutral unless overridden.
+
+    It is made by `Editor.begin`, may keep state, and ends with the run. States hold all branches,
+    the source first (see `Branches`).
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def attention(self, step: Step) -> AttentionEdit | None:
+        """How attention is changed in the text-guided prediction; None leaves it alone."""
+        return None
+
+    def predict(
+        self, x: torch.Tensor, step: Step, negative: torch.Tensor | None
+    ) -> tuple[torch.Tensor, Guided]:
+        """The text-guided prediction of all branches, and the states it was made from."""
+        guided = self.run.predictor.guided(
+            x, step.level, self.run.text_scale, negative, attention=self.attention(step)
+        )
+        return x, guided
+
+    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """After the step: the states at `step.level_to`."""
+        return x
+
+
+class Editor:
+    """An editor with its settings: immutable, holds nothing of a run."""
+
+    def check(self, columns: Sequence[int]) -> None:
+        """Raises InvalidInput if it was made for other prompts.
+
+        Args:
+            columns: prompt length in embedding columns, of the source and of each target.
+        """
+
+    def begin(self, run: Run) -> EditorRun:
+        """The editor at work in `run`, whose branches include the source."""
+        raise NotImplementedError
