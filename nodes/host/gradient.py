@@ -150,22 +150,40 @@ def _operation(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
         return None  # the host calls something else: ordinary autograd decides
     if replaced.__module__ != comfy.ops.__name__ or "_conv_forward" in vars(module):
         return partial(_refuse, module)  # of another pack: what it does to weights is unknown
+    weights = _resident if _is_resident(module) else _cast
     if isinstance(module, torch.nn.GroupNorm):
-        return partial(_with_cloned_weights, module, _group_norm)
+        return partial(_with_cloned_weights, module, weights, _group_norm)
     if isinstance(module, torch.nn.LayerNorm):
-        return partial(_with_cloned_weights, module, _layer_norm)
+        return partial(_with_cloned_weights, module, weights, _layer_norm)
     if isinstance(module, torch.nn.RMSNorm):
-        return partial(_with_cloned_weights, module, _rms_norm)
+        return partial(_with_cloned_weights, module, weights, _rms_norm)
     for kind, input_gradient in _CONV_INPUT_GRADIENT.items():
         if isinstance(module, kind):
-            return partial(_convolve, module, input_gradient)
+            return partial(_convolve, module, weights, input_gradient)
     if hasattr(module, "in_features"):
-        return partial(_linear, module)
+        return partial(_linear, module, weights)
     return partial(_refuse, module)
 
 
+def _is_resident(module: Any) -> bool:
+    """Whether the host itself would use the module's weights as they are."""
+    return not (module.comfy_cast_weights or module.weight_function or module.bias_function)
+
+
+_Weights = Callable[
+    [Any, torch.Tensor], AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]
+]
+
+
+def _resident(
+    module: Any, _: torch.Tensor
+) -> AbstractContextManager[tuple[torch.Tensor, torch.Tensor | None]]:
+    """The module's own (weight, bias): asking the host costs more than a small layer does."""
+    return nullcontext((module.weight, module.bias))
+
+
 @contextmanager
-def _weights(
+def _cast(
     module: torch.nn.Module, like: torch.Tensor
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor | None]]:
     """The module's (weight, bias) as the host gives them for an input like `like`."""
@@ -177,23 +195,25 @@ def _weights(
 
 
 class _InputGradient(torch.autograd.Function):
-    """A layer that is linear in its input: apply(x, module, forward, pullback)."""
+    """A layer that is linear in its input: apply(x, module, weights, forward, pullback)."""
 
     @staticmethod
-    def forward(ctx, x, module, forward, pullback):  # noqa: ANN001 (autograd's own interface)
-        ctx.module, ctx.pullback, ctx.shape = module, pullback, x.shape
-        with _weights(module, x) as (weight, bias):
+    def forward(ctx, x, module, weights, forward, pullback):  # noqa: ANN001 (autograd's interface)
+        ctx.module, ctx.weights, ctx.pullback, ctx.shape = module, weights, pullback, x.shape
+        with weights(module, x) as (weight, bias):
             return forward(x, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):  # noqa: ANN001
-        with _weights(ctx.module, grad) as (weight, _):
-            return ctx.pullback(ctx.shape, weight, grad), None, None, None
+        with ctx.weights(ctx.module, grad) as (weight, _):
+            return ctx.pullback(ctx.shape, weight, grad), None, None, None, None
 
 
-def _linear(module: torch.nn.Module, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    return _InputGradient.apply(x, module, functional.linear, _linear_pullback)
+def _linear(
+    module: torch.nn.Module, weights: _Weights, x: torch.Tensor, *_: Any, **__: Any
+) -> torch.Tensor:
+    return _InputGradient.apply(x, module, weights, functional.linear, _linear_pullback)
 
 
 def _linear_pullback(_: Any, weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
@@ -201,7 +221,11 @@ def _linear_pullback(_: Any, weight: torch.Tensor, grad: torch.Tensor) -> torch.
 
 
 def _convolve(
-    module: Any, input_gradient: Callable[..., torch.Tensor], x: torch.Tensor, **options: Any
+    module: Any,
+    weights: _Weights,
+    input_gradient: Callable[..., torch.Tensor],
+    x: torch.Tensor,
+    **options: Any,
 ) -> torch.Tensor:
     if module.padding_mode != "zeros" or isinstance(module.padding, str) or any(options.values()):
         _refuse(module)
@@ -211,16 +235,19 @@ def _convolve(
             shape, weight, grad, module.stride, module.padding, module.dilation, module.groups
         )
 
-    return _InputGradient.apply(x, module, module._conv_forward, pullback)
+    return _InputGradient.apply(x, module, weights, module._conv_forward, pullback)
 
 
 def _with_cloned_weights(
-    module: torch.nn.Module, norm: Callable[..., torch.Tensor], x: torch.Tensor
+    module: torch.nn.Module,
+    weights: _Weights,
+    norm: Callable[..., torch.Tensor],
+    x: torch.Tensor,
 ) -> torch.Tensor:
     """A norm needs its weight in the backward pass: it is small, so it is cloned."""
     if module.weight is None:
         return norm(module, x, None, None)
-    with _weights(module, x) as (weight, bias):
+    with weights(module, x) as (weight, bias):
         own = [None if tensor is None else tensor.clone() for tensor in (weight, bias)]
     return norm(module, x, *own)
 
