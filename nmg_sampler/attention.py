@@ -19,12 +19,16 @@ class AttentionLayer:
         cross: attends to the prompt instead of to the picture.
         stage: "input", "middle" or "output": the way down, the bottom, or the way up of the UNet.
         factor: how many latent cells one of its cells spans in each direction: 1, 2, 4, ...
+        count: number of transformer blocks of the network.
+        factors: the factors that its layers have, ascending.
     """
 
     index: int
     cross: bool
     stage: str
     factor: int
+    count: int
+    factors: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)

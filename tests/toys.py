@@ -186,7 +186,7 @@ def toy_layers():
     """(self-, cross-)attention of three transformer blocks: way down, bottom, way up."""
     places = (("input", 1), ("middle", 2), ("output", 1))
     return [
-        tuple(AttentionLayer(index, cross, stage, factor) for cross in (False, True))
+        tuple(AttentionLayer(index, cross, stage, factor, 3, (1, 2)) for cross in (False, True))
         for index, (stage, factor) in enumerate(places)
     ]
 

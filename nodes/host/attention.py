@@ -35,7 +35,7 @@ def attention_layers(network: torch.nn.Module) -> dict[Key, tuple[AttentionLayer
         ("middle", [network.middle_block]),
         ("output", network.output_blocks),
     )
-    layers: dict[Key, tuple[AttentionLayer, AttentionLayer]] = {}
+    places: dict[Key, int] = {}
     factor = 1
     for stage, blocks in stages:
         for number, block in enumerate(blocks):
@@ -46,12 +46,15 @@ def attention_layers(network: torch.nn.Module) -> dict[Key, tuple[AttentionLayer
                     factor //= 2
                 elif isinstance(module, SpatialTransformer):
                     for depth in range(len(module.transformer_blocks)):
-                        kinds = (False, True)
-                        index = len(layers)
-                        layers[stage, number, depth] = tuple(
-                            AttentionLayer(index, cross, stage, factor) for cross in kinds
-                        )
-    return layers
+                        places[stage, number, depth] = factor
+    factors = tuple(sorted(set(places.values())))
+
+    def layer(index: int, key: Key, cross: bool) -> AttentionLayer:
+        return AttentionLayer(index, cross, key[0], places[key], len(places), factors)
+
+    return {
+        key: (layer(index, key, False), layer(index, key, True)) for index, key in enumerate(places)
+    }
 
 
 def check_editable(model: ModelPatcher, editor: Editor) -> None:
