@@ -5,6 +5,9 @@ own latent space. Levels are Python floats (float64). The library keeps the dtyp
 given; a trajectory lives on the CPU. Nothing here draws random numbers.
 """
 
+from .alignment import Alignment as Alignment
+from .alignment import AlignmentMode as AlignmentMode
+from .alignment import align as align
 from .attention import AttentionCall as AttentionCall
 from .attention import AttentionEdit as AttentionEdit
 from .attention import AttentionLayer as AttentionLayer
@@ -28,6 +31,7 @@ from .guidance import Run as Run
 from .inversion import invert as invert
 from .levels import Family as Family
 from .levels import NoiseLevel as NoiseLevel
+from .local_blend import LocalBlend as LocalBlend
 from .noise_map import Gradient as Gradient
 from .noise_map import Mode as Mode
 from .noise_map import NoiseMapGuidance as NoiseMapGuidance
@@ -37,6 +41,10 @@ from .noise_map import official_guidance as official_guidance
 from .predictor import Guided as Guided
 from .predictor import Predictor as Predictor
 from .predictor import Prompt as Prompt
+from .prompt_edit import PromptEdit as PromptEdit
+from .prompt_to_prompt import PromptToPrompt as PromptToPrompt
+from .prompts import TokenizedPrompt as TokenizedPrompt
+from .prompts import Word as Word
 from .sampling import Sampled as Sampled
 from .sampling import sample as sample
 from .schedule import Schedule as Schedule

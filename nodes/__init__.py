@@ -5,12 +5,14 @@ from .files import NMGLoadTrajectory, NMGSaveTrajectory
 from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
 from .invert import NMGInvert
+from .prompt_to_prompt import NMGPromptToPrompt
 from .sample import NMGSample
 
 NODES: list[type[io.ComfyNode]] = [
     NMGInvert,
     NMGSample,
     NMGGuidance,
+    NMGPromptToPrompt,
     NMGSaveTrajectory,
     NMGLoadTrajectory,
     NMGDemoModel,

@@ -38,6 +38,16 @@ INPUTS = {
         "start",
         "end",
     ],
+    "NMGPromptToPrompt": [
+        "clip",
+        "source_prompt",
+        "target_prompt",
+        "mode",
+        "cross_replace",
+        "self_replace",
+        "blend_words",
+        "reweight",
+    ],
     "NMGSaveTrajectory": ["trajectory", "filename_prefix"],
     "NMGLoadTrajectory": ["file"],
     "NMGDemoModel": [],
@@ -67,6 +77,13 @@ TYPES = {
     "reference": "COMBO",
     "start": "FLOAT",
     "end": "FLOAT",
+    "clip": "CLIP",
+    "source_prompt": "STRING",
+    "target_prompt": "STRING",
+    "cross_replace": "FLOAT",
+    "self_replace": "FLOAT",
+    "blend_words": "STRING",
+    "reweight": "STRING",
     "filename_prefix": "STRING",
     "file": "COMBO",
 }
@@ -74,6 +91,7 @@ OUTPUTS = {
     "NMGInvert": [("trajectory", "NMG_TRAJECTORY"), ("latent", "LATENT")],
     "NMGSample": [("latent", "LATENT"), ("source", "LATENT")],
     "NMGGuidance": [("guidance", "NMG_GUIDANCE")],
+    "NMGPromptToPrompt": [("editor", "NMG_EDITOR"), ("alignment", "STRING")],
     "NMGSaveTrajectory": [("path", "STRING")],
     "NMGLoadTrajectory": [("trajectory", "NMG_TRAJECTORY")],
     "NMGDemoModel": [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
@@ -82,6 +100,7 @@ DISPLAY = {
     "NMGInvert": "NMG Invert",
     "NMGSample": "NMG Sample",
     "NMGGuidance": "NMG Guidance",
+    "NMGPromptToPrompt": "Prompt-to-Prompt",
     "NMGSaveTrajectory": "Save NMG Trajectory",
     "NMGLoadTrajectory": "Load NMG Trajectory",
     "NMGDemoModel": "NMG Demo Model",
@@ -89,6 +108,7 @@ DISPLAY = {
 OPTIONS = {
     ("NMGSample", "mode"): ["official", "fused"],
     ("NMGGuidance", "mode"): ["official", "fused"],
+    ("NMGPromptToPrompt", "mode"): ["auto", "replace", "refine"],
     ("NMGGuidance", "gradient"): ["full", "direct"],
     ("NMGGuidance", "loss"): ["l1", "l2", "smooth_l1"],
 }
@@ -229,7 +249,9 @@ def test_a_widget_means_the_same_on_every_node(schemas):
     seen = {}
     for name, schema in schemas.items():
         for given in schema.inputs:
-            if given.id in {"noise_map_scale", "gradient_scale", "mode"}:
+            # Prompt-to-Prompt has modes of its own, by the name its papers and users know.
+            own = (name, given.id) == ("NMGPromptToPrompt", "mode")
+            if given.id in {"noise_map_scale", "gradient_scale", "mode"} and not own:
                 facts = (given.tooltip, given.default, getattr(given, "min", None))
                 assert seen.setdefault(given.id, facts) == facts, f"{name}.{given.id}"
 
