@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from demo_edits import Bench, draw_edits
+from demo_edits import Bench, draw_edits, scenes
 
 MODES = (
     ("DDIM + CFG", "fused", "direct", 0.0),
@@ -26,6 +26,12 @@ MODES = (
     ("NMG fused, full", "fused", "full", 1.0),
     ("NMG official, direct", "official", "direct", 10.0),
     ("NMG official, full", "official", "full", 10.0),
+)
+# With NMG fused, direct on the source branch: (cross_replace, self_replace), or None.
+EDITORS = (
+    ("Prompt-to-Prompt 0 / 0", (0.0, 0.0)),
+    ("Prompt-to-Prompt 0.8 / 0.5", (0.8, 0.5)),
+    ("MasaCtrl", None),
 )
 
 
@@ -69,10 +75,9 @@ def bare_run(calls: BareCalls, cost: dict[str, Any]) -> None:
     for _ in range(cost["backward_rows"]):
         calls.forward_backward()
     left_calls = cost["forward_calls"] - cost["backward_rows"]
-    left_rows = cost["forward_rows"] - cost["backward_rows"]
-    doubles = left_rows - left_calls
+    rows, larger = divmod(cost["forward_rows"] - cost["backward_rows"], left_calls)
     for index in range(left_calls):
-        calls.forward(2 if index < doubles else 1)
+        calls.forward(rows + (index < larger))
 
 
 def seconds_of(function: Callable[[], Any]) -> float:
@@ -94,26 +99,43 @@ def main() -> None:
     calls = BareCalls(bench)
     print("| mode | forward calls | rows | backward | pack s | bare s | ratio |")
     print("|---|---|---|---|---|---|---|")
-    for name, mode, gradient, scale in MODES:
-        guidance = bench.nodes.NMGGuidance.execute(
-            mode, gradient, "l1", "auto", scale, 5000.0, 0.0, 1.0
-        ).args[0]
-        run = sampler(bench, trajectory, guidance)
-        cost = run()
-        bare_run(calls, cost)
-        pairs = [
-            (run()["seconds"], seconds_of(lambda cost=cost: bare_run(calls, cost)))
-            for _ in range(arguments.repeats)
-        ]
-        pack, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
-        ratio = statistics.median(a / b for a, b in pairs)
-        counted = [cost[key] for key in ("forward_calls", "forward_rows", "backward_rows")]
-        print(
-            f"| {name} | {' | '.join(map(str, counted))} | {pack:.2f} | {bare:.2f} | {ratio:.3f} |"
-        )
+    for name, *choices in MODES:
+        run = sampler(bench, trajectory, guidance(bench, *choices))
+        report(name, run, calls, arguments.repeats)
+    for name, schedules in EDITORS:
+        held = guidance(bench, "fused", "direct", 1.0)
+        run = sampler(bench, trajectory, held, editor(bench, schedules))
+        report(name, run, calls, arguments.repeats)
 
 
-def sampler(bench: Bench, trajectory: Any, guidance: Any) -> Callable[[], dict[str, Any]]:
+def report(name: str, run: Callable[[], dict[str, Any]], calls: BareCalls, repeats: int) -> None:
+    """Prints a line of the table: medians over `repeats` pairs of runs, pack and bare in turn."""
+    cost = run()
+    bare_run(calls, cost)
+    pairs = [(run()["seconds"], seconds_of(lambda: bare_run(calls, cost))) for _ in range(repeats)]
+    pack, bare = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratio = statistics.median(a / b for a, b in pairs)
+    counted = [cost[key] for key in ("forward_calls", "forward_rows", "backward_rows")]
+    print(f"| {name} | {' | '.join(map(str, counted))} | {pack:.2f} | {bare:.2f} | {ratio:.3f} |")
+
+
+def guidance(bench: Bench, mode: str, gradient: str, scale: float) -> Any:
+    node = bench.nodes.NMGGuidance
+    return node.execute(mode, gradient, "l1", "auto", scale, 5000.0, 0.0, 1.0).args[0]
+
+
+def editor(bench: Bench, schedules: tuple[float, float] | None) -> Any:
+    """An editor for the prompts of the first picture; what it costs is the same for any."""
+    if schedules is None:
+        return bench.nodes.NMGMasaCtrl.execute(4, 10).args[0]
+    texts = [scenes.caption(each) for each in (bench.edits[0].source, bench.edits[0].target)]
+    node = bench.nodes.NMGPromptToPrompt
+    return node.execute(bench.clip, *texts, "auto", *schedules, "", "").args[0]
+
+
+def sampler(
+    bench: Bench, trajectory: Any, guidance: Any, editor: Any = None
+) -> Callable[[], dict[str, Any]]:
     """One run of NMG Sample, without the VAE, as a function returning its cost."""
 
     def run() -> dict[str, Any]:
@@ -128,6 +150,7 @@ def sampler(bench: Bench, trajectory: Any, guidance: Any) -> Callable[[], dict[s
                 0.0,
                 "fused",
                 guidance=guidance,
+                editor=editor,
             )
         return result.ui["nmg"][0]
 

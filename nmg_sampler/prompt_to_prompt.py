@@ -11,6 +11,7 @@ Self-attention needs no maps for that: the network's own kernel, given the sourc
 and the target's values, computes the same.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,8 +75,8 @@ class PromptToPrompt(Editor):
                 "the same prompts in both",
                 "Connect the same texts to both; each line of the editor's target_prompt is one.",
             )
-        # Prompts encoded together are repeated to the length of the longest.
-        together = ours[:1] + (max(ours[1:]),) * (len(ours) - 1)
+        # Prompts encoded together are repeated to one length.
+        together = ours[:1] + (math.lcm(*ours[1:]),) * (len(ours) - 1)
         if theirs not in (ours, together):
             raise InvalidInput.of(
                 "editor",

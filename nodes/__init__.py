@@ -6,6 +6,7 @@ from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
 from .invert import NMGInvert
 from .prompt_to_prompt import NMGPromptToPrompt
+from .prompts import NMGPrompts
 from .sample import NMGSample
 
 NODES: list[type[io.ComfyNode]] = [
@@ -13,6 +14,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGSample,
     NMGGuidance,
     NMGPromptToPrompt,
+    NMGPrompts,
     NMGSaveTrajectory,
     NMGLoadTrajectory,
     NMGDemoModel,

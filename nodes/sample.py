@@ -39,7 +39,8 @@ class NMGSample(io.ComfyNode):
                 Trajectory.Input("trajectory", tooltip="From NMG Invert or Load NMG Trajectory."),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="The target prompt: the source prompt with your change in it.",
+                    tooltip="The target prompt: the source prompt with your change in it. Several"
+                    " prompts (NMG Prompts) are as many edits of the picture at once.",
                 ),
                 io.Conditioning.Input(
                     "negative",
@@ -67,21 +68,27 @@ class NMGSample(io.ComfyNode):
                     " two scales above are then not used.",
                 ),
                 Editor.Input(
-                    "editor", optional=True, tooltip="An attention editor for the target branch."
+                    "editor",
+                    optional=True,
+                    tooltip="Prompt-to-Prompt, MasaCtrl or pix2pix-zero: a source branch, held to"
+                    " the picture, runs beside the edit, which takes its attention from there.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
                     tooltip="Where the picture may change (white). The noise maps hold weakly"
-                    " there and strongly elsewhere. Any size; without it the hold is uniform.",
+                    " there and strongly elsewhere; with an editor the edit is the source branch"
+                    " elsewhere. Any size; without it the hold is uniform.",
                 ),
             ],
             outputs=[
-                io.Latent.Output("latent", tooltip="The edit, for VAE Decode."),
+                io.Latent.Output(
+                    "latent", tooltip="The edit, for VAE Decode; of several prompts one per prompt."
+                ),
                 io.Latent.Output(
                     "source",
-                    tooltip="The source branch. Without an editor there is none: the picture's own"
-                    " clean latent.",
+                    tooltip="The source branch: what the picture becomes under its own prompt."
+                    " Without an editor there is none: the picture's own clean latent.",
                 ),
             ],
         )
