@@ -32,6 +32,8 @@ from .inversion import invert as invert
 from .levels import Family as Family
 from .levels import NoiseLevel as NoiseLevel
 from .local_blend import LocalBlend as LocalBlend
+from .masactrl import MasaCtrl as MasaCtrl
+from .masactrl_layers import Counting as Counting
 from .noise_map import Gradient as Gradient
 from .noise_map import Mode as Mode
 from .noise_map import NoiseMapGuidance as NoiseMapGuidance

@@ -5,6 +5,7 @@ from .files import NMGLoadTrajectory, NMGSaveTrajectory
 from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
 from .invert import NMGInvert
+from .masactrl import NMGMasaCtrl
 from .prompt_to_prompt import NMGPromptToPrompt
 from .prompts import NMGPrompts
 from .sample import NMGSample
@@ -14,6 +15,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGSample,
     NMGGuidance,
     NMGPromptToPrompt,
+    NMGMasaCtrl,
     NMGPrompts,
     NMGSaveTrajectory,
     NMGLoadTrajectory,

@@ -48,6 +48,7 @@ INPUTS = {
         "blend_words",
         "reweight",
     ],
+    "NMGMasaCtrl": ["start_step", "start_layer", "source_mask", "target_mask"],
     "NMGSaveTrajectory": ["trajectory", "filename_prefix"],
     "NMGLoadTrajectory": ["file"],
     "NMGDemoModel": [],
@@ -55,6 +56,7 @@ INPUTS = {
 OPTIONAL = {
     "NMGInvert": {"sigmas"},
     "NMGSample": {"guidance", "editor", "mask"},
+    "NMGMasaCtrl": {"source_mask", "target_mask"},
 }
 TYPES = {
     "model": "MODEL",
@@ -77,6 +79,10 @@ TYPES = {
     "reference": "COMBO",
     "start": "FLOAT",
     "end": "FLOAT",
+    "start_step": "INT",
+    "start_layer": "INT",
+    "source_mask": "MASK",
+    "target_mask": "MASK",
     "clip": "CLIP",
     "source_prompt": "STRING",
     "target_prompt": "STRING",
@@ -92,6 +98,7 @@ OUTPUTS = {
     "NMGSample": [("latent", "LATENT"), ("source", "LATENT")],
     "NMGGuidance": [("guidance", "NMG_GUIDANCE")],
     "NMGPromptToPrompt": [("editor", "NMG_EDITOR"), ("alignment", "STRING")],
+    "NMGMasaCtrl": [("editor", "NMG_EDITOR")],
     "NMGSaveTrajectory": [("path", "STRING")],
     "NMGLoadTrajectory": [("trajectory", "NMG_TRAJECTORY")],
     "NMGDemoModel": [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
@@ -101,6 +108,7 @@ DISPLAY = {
     "NMGSample": "NMG Sample",
     "NMGGuidance": "NMG Guidance",
     "NMGPromptToPrompt": "Prompt-to-Prompt",
+    "NMGMasaCtrl": "MasaCtrl",
     "NMGSaveTrajectory": "Save NMG Trajectory",
     "NMGLoadTrajectory": "Load NMG Trajectory",
     "NMGDemoModel": "NMG Demo Model",

@@ -1,6 +1,8 @@
-"""The pack inside a real ComfyUI, in this process."""
+"""The pack inside a real ComfyUI, in this process, in the mode the host executes nodes in."""
 
 import pytest
+import torch
+from recorded import host_parts
 
 from tools.host_process import boot
 
@@ -8,3 +10,15 @@ from tools.host_process import boot
 @pytest.fixture(scope="session")
 def pack():
     return boot()
+
+
+@pytest.fixture(scope="session")
+def host(pack):
+    """(library, host modules of the pack)."""
+    return host_parts()
+
+
+@pytest.fixture(autouse=True)
+def _as_the_host_runs_nodes():
+    with torch.inference_mode():
+        yield
