@@ -2,7 +2,7 @@
 
 Space: a state is x = alpha * x0 + sigma * eps at a `NoiseLevel`, shape (B, C, ...), in the model's
 own latent space. Levels are Python floats (float64). The library keeps the dtype and device it is
-given; a trajectory lives on the CPU. Nothing here draws random numbers.
+given; a trajectory lives on the CPU. Random numbers come from a generator that is given.
 """
 
 from .alignment import Alignment as Alignment
@@ -11,8 +11,14 @@ from .alignment import align as align
 from .attention import AttentionCall as AttentionCall
 from .attention import AttentionEdit as AttentionEdit
 from .attention import AttentionLayer as AttentionLayer
+from .attention_maps import word_maps as word_maps
 from .branches import Branches as Branches
 from .branches import Rows as Rows
+from .direction import EditDirection as EditDirection
+from .direction import SentenceEmbedding as SentenceEmbedding
+from .direction import load_direction as load_direction
+from .direction import mean_difference as mean_difference
+from .direction import save_direction as save_direction
 from .editor import Editor as Editor
 from .editor import EditorRun as EditorRun
 from .energy import Loss as Loss
@@ -40,6 +46,8 @@ from .noise_map import NoiseMapGuidance as NoiseMapGuidance
 from .noise_map import Reference as Reference
 from .noise_map import fused_guidance as fused_guidance
 from .noise_map import official_guidance as official_guidance
+from .pix2pix_zero import Halves as Halves
+from .pix2pix_zero import Pix2PixZero as Pix2PixZero
 from .predictor import Guided as Guided
 from .predictor import Predictor as Predictor
 from .predictor import Prompt as Prompt
@@ -47,6 +55,7 @@ from .prompt_edit import PromptEdit as PromptEdit
 from .prompt_to_prompt import PromptToPrompt as PromptToPrompt
 from .prompts import TokenizedPrompt as TokenizedPrompt
 from .prompts import Word as Word
+from .regularization import NoiseRegularization as NoiseRegularization
 from .sampling import Sampled as Sampled
 from .sampling import sample as sample
 from .schedule import Schedule as Schedule

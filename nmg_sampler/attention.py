@@ -1,12 +1,17 @@
 """Attention as an editor sees it: one layer, under the prompts or under the negative prompt."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
 from .branches import Branches
+
+# Words are located best in maps of a quarter of the latent's resolution, 16 x 16 cells for SD 1.x
+# at 512 x 512; where that is fewer cells, in finer ones.
+_WORD_FACTOR = 4
+_WORD_CELLS = 16
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,21 @@ class AttentionEdit(Protocol):
     def __call__(self, call: AttentionCall) -> torch.Tensor:
         """The layer's result instead of `call.plain()`, of the same shape."""
         ...
+
+
+def shows_words(layer: AttentionLayer, latent: Sequence[int], factor: int = 0) -> bool:
+    """Whether this layer is one to look in for where words are in the picture.
+
+    Args:
+        layer: only cross-attention shows words.
+        latent: (height, width) of the latent.
+        factor: that of the layers wanted; the network's nearest is taken. 0 chooses: a quarter of
+            the latent's resolution, but 16 cells on its shorter side where the network has them.
+    """
+    fine = [f for f in layer.factors if -(-min(latent) // f) >= _WORD_CELLS] or layer.factors[:1]
+    among, wanted = (layer.factors, factor) if factor else (fine, _WORD_FACTOR)
+    nearest = min(among, key=lambda f: max(f, wanted) / min(f, wanted))
+    return layer.cross and layer.factor == nearest
 
 
 def probabilities(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ def invert(
     schedule: Schedule,
     predictor: Predictor,
     on_step: Callable[[StepEvent], None] | None = None,
+    regularize: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """All states of the DDIM inversion of `x` under the source prompt, without text guidance.
 
@@ -28,12 +29,14 @@ def invert(
         schedule: T steps.
         predictor: asked T times for one row per sample.
         on_step: called after each step.
+        regularize: predicted noise -> the noise to step with, same shape; for instance that of
+            pix2pix-zero, `NoiseRegularization`. None: as predicted.
 
     Returns:
         (T + 1, B, C, ...), dtype of x, CPU. Entry 0 is x.
 
     Raises:
-        NotFinite: the model answered with NaN or infinity.
+        NotFinite: the model answered with NaN or infinity, or its regularised answer is that.
     """
     total = len(schedule.query_levels)
     states = torch.empty((total + 1, *x.shape), dtype=x.dtype, device="cpu")
@@ -42,6 +45,9 @@ def invert(
     for index, query_level in enumerate(schedule.query_levels):
         eps = predictor.eps(x, query_level, Prompt.SOURCE)
         check_finite(eps, "prediction", index, total, query_level)
+        if regularize is not None:
+            eps = regularize(eps)
+            check_finite(eps, "regularised prediction", index, total, query_level)
         x0 = eps_to_x0(x, eps, query_level)
         x = ddim_step(x, eps, schedule.levels[index], schedule.levels[index + 1])
         states[index + 1] = x

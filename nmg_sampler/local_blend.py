@@ -1,29 +1,20 @@
-"""Local blend of Prompt-to-Prompt, arXiv 2208.01626, sec. 3: the edit stays where its words look.
+"""Local blend of Prompt-to-Prompt, arXiv 2208.01626: the edit stays where its words look.
 
 The maps of chosen words are summed over layers, heads and all steps so far; where source or target
 map is above a threshold the target's state is kept, everywhere else it becomes the source's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import interpolate, max_pool2d
 
-from .attention import AttentionLayer
+from .attention import AttentionLayer, shows_words
 from .branches import Branches
 from .errors import InvalidInput
 
-# The maps with the best balance of detail and meaning: a quarter of the latent in each direction,
-# 16 x 16 for SD 1.x at 512 x 512.
-_FACTOR = 4
-
 Columns = tuple[int, ...]
-
-
-def blends(layer: AttentionLayer) -> bool:
-    """Whether the words' maps are taken from this layer: those nearest to a quarter resolution."""
-    nearest = min(layer.factors, key=lambda factor: (abs(factor / _FACTOR - 1), -factor))
-    return layer.cross and layer.factor == nearest
 
 
 @dataclass(frozen=True)
@@ -67,14 +58,22 @@ class BlendRun:
     Args:
         blend: the settings.
         branches: source and targets.
+        latent: (height, width) of the states.
         steps: number of steps that its start is a part of.
     """
 
-    def __init__(self, blend: LocalBlend, branches: Branches, steps: int) -> None:
+    def __init__(
+        self, blend: LocalBlend, branches: Branches, latent: Sequence[int], steps: int
+    ) -> None:
         self.blend = blend
         self.branches = branches
+        self.latent = latent
         self.first = int(blend.start * steps)
         self.sums: list[torch.Tensor | None] = [None] * branches.targets
+
+    def sees(self, layer: AttentionLayer) -> bool:
+        """Whether it wants the maps of this layer."""
+        return shows_words(layer, self.latent)
 
     def add(
         self, target: int, source_map: torch.Tensor, target_map: torch.Tensor, size: tuple[int, int]

@@ -26,7 +26,6 @@ from .masactrl_masks import (
     check_region,
     mutual_attention,
     rows_of_edits,
-    shows_words,
 )
 from .schedule import Step
 
@@ -128,7 +127,7 @@ class _MasaCtrlRun(EditorRun):
         self.target = rows_of_edits("target_mask", editor.target_mask, run.branches)
         complete = self.source is not None and self.target is not None
         wanted = editor.words and not complete and editor.start_step < run.total
-        self.maps = ObjectMaps(editor.words, run.branches) if wanted else None
+        self.maps = ObjectMaps(editor.words, run.trajectory.shape[2:]) if wanted else None
         self.regions = Regions.of(self.source, self.target)
 
     def attention(self, step: Step) -> "_StepEdit | None":
@@ -156,7 +155,7 @@ class _StepEdit:
 
     def wants(self, layer: AttentionLayer) -> bool:
         if layer.cross:
-            return self.maps is not None and shows_words(layer)
+            return self.maps is not None and self.maps.sees(layer)
         return self.acts and is_reached(layer, self.editor.start_layer, self.editor.counting)
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:

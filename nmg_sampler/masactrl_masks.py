@@ -7,20 +7,17 @@ the target's mask at each query. Keys are left out instead of masked, so the net
 computes both, and both together cost what one attention over all keys does.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import interpolate
 
-from .attention import AttentionCall, AttentionLayer, probabilities
+from .attention import AttentionCall, AttentionLayer, probabilities, shows_words
 from .branches import Branches
 from .errors import InvalidInput
 
 Columns = tuple[int, ...]
-
-# Cross-attention tells objects apart best at a quarter of the latent's resolution, 16 x 16 cells
-# for SD 1.x at 512 x 512.
-_WORD_FACTOR = 4
 
 
 def check_region(name: str, mask: torch.Tensor) -> None:
@@ -141,23 +138,17 @@ def mutual_attention(call: AttentionCall, regions: Regions | None = None) -> tor
     return torch.cat([call.attend(call.q[source], k, v), results])
 
 
-def shows_words(layer: AttentionLayer) -> bool:
-    """Whether masks are made of this layer's maps: those nearest to a quarter of the latent."""
-    nearest = min(layer.factors, key=lambda f: max(f, _WORD_FACTOR) / min(f, _WORD_FACTOR))
-    return layer.cross and layer.factor == nearest
-
-
 class ObjectMaps:
     """Where the words of the object look, summed over layers and steps so far.
 
     Args:
         words: per target, embedding columns of the source prompt and of the target prompt.
-        branches: source and targets.
+        latent: (height, width) of the states.
     """
 
-    def __init__(self, words: tuple[tuple[Columns, Columns], ...], branches: Branches) -> None:
+    def __init__(self, words: tuple[tuple[Columns, Columns], ...], latent: Sequence[int]) -> None:
         self.words = words
-        self.branches = branches
+        self.latent = latent
         # Of the source and of the target, each (targets * B, 1, h, w).
         self.sums: list[torch.Tensor | None] = [None, None]
 
@@ -165,6 +156,10 @@ class ObjectMaps:
     def seen(self) -> bool:
         """Whether there is a map yet."""
         return self.sums[0] is not None
+
+    def sees(self, layer: AttentionLayer) -> bool:
+        """Whether it wants the maps of this layer."""
+        return shows_words(layer, self.latent)
 
     def add(self, call: AttentionCall) -> None:
         """The maps of one cross-attention layer under the prompts."""

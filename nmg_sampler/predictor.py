@@ -66,12 +66,18 @@ class Predictor(Protocol):
         ...
 
 
+class AttentionLoss(AttentionEdit, Protocol):
+    """An attention edit that changes nothing and adds up a loss over the layers it sees."""
+
+    def total(self) -> torch.Tensor:
+        """The loss of the prediction that is over: a scalar with its graph."""
+        ...
+
+
 def differentiable_eps(
     predictor: Predictor, x: torch.Tensor, level: NoiseLevel, prompt: Prompt
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """The noise in `x` and the function that pulls a covector on it back to the state.
-
-    The only place of the library where a graph is built. Leaves the host's inference mode for it.
 
     Returns:
         eps: (B, C, ...), detached.
@@ -80,28 +86,57 @@ def differentiable_eps(
     Raises:
         NotDifferentiable: the prediction is cut off from `x`.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        eps = predictor.eps(leaf, level, prompt)
+    eps, leaf = _with_graph(predictor, x, level, prompt)
     if not eps.requires_grad:
         raise _cut_off()
+    return eps.detach(), lambda cotangent: _pull_back(eps, leaf, cotangent)
 
-    def pullback(cotangent: torch.Tensor) -> torch.Tensor:
-        try:
-            with torch.inference_mode(False):
-                (gradient,) = torch.autograd.grad(
-                    eps, leaf, cotangent.detach().clone(), allow_unused=True
-                )
-        except RuntimeError as error:
-            text = str(error).splitlines()[0]
-            if not any(sign in text for sign in _BROKEN_GRAPH):
-                raise
-            raise NotDifferentiable.through_patch(f"'{text}'") from error
-        if gradient is None:  # only the weights are in the graph
-            raise _cut_off()
-        return gradient
 
-    return eps.detach(), pullback
+def loss_gradient(
+    predictor: Predictor, x: torch.Tensor, level: NoiseLevel, prompt: Prompt, loss: AttentionLoss
+) -> torch.Tensor:
+    """d loss / d x, of what `loss` adds up while the noise in `x` is predicted; shape of `x`.
+
+    Raises:
+        NotDifferentiable: the loss is cut off from `x`.
+    """
+    _, leaf = _with_graph(predictor, x, level, prompt, loss)
+    total = loss.total()
+    if not total.requires_grad:
+        raise _cut_off()
+    return _pull_back(total, leaf, torch.ones_like(total))
+
+
+def _with_graph(
+    predictor: Predictor,
+    x: torch.Tensor,
+    level: NoiseLevel,
+    prompt: Prompt,
+    attention: AttentionEdit | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(eps, the leaf it is a function of): the only place of the library where a graph is built.
+
+    Leaves the host's inference mode for it.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        return predictor.eps(leaf, level, prompt, attention), leaf
+
+
+def _pull_back(result: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
+    try:
+        with torch.inference_mode(False):
+            (gradient,) = torch.autograd.grad(
+                result, leaf, cotangent.detach().clone(), allow_unused=True
+            )
+    except RuntimeError as error:
+        text = str(error).splitlines()[0]
+        if not any(sign in text for sign in _BROKEN_GRAPH):
+            raise
+        raise NotDifferentiable.through_patch(f"'{text}'") from error
+    if gradient is None:  # only the weights are in the graph
+        raise _cut_off()
+    return gradient
 
 
 def _cut_off() -> NotDifferentiable:

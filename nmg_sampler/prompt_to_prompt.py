@@ -21,7 +21,7 @@ from .attention import AttentionCall, AttentionLayer, apply_probabilities, proba
 from .editor import Editor, EditorRun
 from .errors import InvalidInput
 from .guidance import Run
-from .local_blend import BlendRun, LocalBlend, blends
+from .local_blend import BlendRun, LocalBlend
 from .prompt_edit import EditedMaps, PromptEdit
 from .schedule import Step
 from .word_settings import self_steps
@@ -101,8 +101,9 @@ class _PromptToPromptRun(EditorRun):
         self.columns = editor.columns
         self.maps = [EditedMaps(edit, steps) for edit in editor.edits]
         self.self_steps = self_steps(steps, editor.self_replace)
-        self.blend = editor.blend and BlendRun(editor.blend, run.branches, steps)
-        self.self_cells = max(_SELF_CELLS, run.trajectory.states[0, 0, 0].numel() // 4)
+        latent = run.trajectory.shape[2:]
+        self.blend = editor.blend and BlendRun(editor.blend, run.branches, latent, steps)
+        self.self_cells = max(_SELF_CELLS, math.prod(latent) // 4)
 
     def attention(self, step: Step) -> "_StepEdit | None":
         crosses = any(maps.acts(step.index) for maps in self.maps)
@@ -127,7 +128,7 @@ class _StepEdit:
     def wants(self, layer: AttentionLayer) -> bool:
         if not layer.cross:
             return self.selves
-        return self.crosses or (self.run.blend is not None and blends(layer))
+        return self.crosses or (self.run.blend is not None and self.run.blend.sees(layer))
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
         if not call.text:
@@ -151,7 +152,7 @@ class _StepEdit:
         results = [apply_probabilities(source, values, call.heads)]
         for target, (own, values) in enumerate(targets):
             edited = self.run.maps[target](source, own, self.index)
-            if self.run.blend is not None and blends(call.layer):
+            if self.run.blend is not None and self.run.blend.sees(call.layer):
                 self.run.blend.add(target, source, edited, call.size)
             results.append(apply_probabilities(edited, values, call.heads))
         return torch.cat(results)

@@ -3,8 +3,10 @@
 import json
 import os
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,12 +14,37 @@ from safetensors.torch import save_file
 
 from .errors import InvalidInput
 from .levels import Family, NoiseLevel
+from .packing import pack_source, unpack_source
 from .schedule import Schedule
 from .trajectory import ModelIdentity, Trajectory
 
-FORMAT = "nmg-trajectory"
-VERSION = 1
-SUFFIX = ".nmg.safetensors"
+T = TypeVar("T")
+# What a file holds under a name: a copy, since safetensors maps the file, whose later change or cut
+# would reach into the tensor.
+Tensors = Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """What tells files of this package apart.
+
+    Attributes:
+        name: of what is in it: "trajectory". The file says "nmg-trajectory" of itself.
+        version: of the header and tensors.
+        suffix: of the file name.
+        again: what to do if a file is broken.
+    """
+
+    name: str
+    version: int
+    suffix: str
+    again: str
+
+
+TRAJECTORY = FileKind(
+    "trajectory", 1, ".nmg.safetensors", "Invert the picture again and save it anew."
+)
+SUFFIX = TRAJECTORY.suffix
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -54,10 +81,35 @@ def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = tor
         "model": {**vars(trajectory.model), "family": trajectory.model.family.value},
         "shape": list(trajectory.states.shape),
         "dtype": str(trajectory.states.dtype).removeprefix("torch."),
-        "source": _pack_source(trajectory.source, tensors),
+        "source": pack_source(trajectory.source, tensors),
         "noise_mask": trajectory.noise_mask is not None,
     }
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": json.dumps(header)}
+    write_file(TRAJECTORY, path, header, tensors)
+
+
+def load_trajectory(path: Path) -> Trajectory:
+    """The trajectory of a file written by `save_trajectory`.
+
+    Raises:
+        InvalidInput: the file is missing, truncated, no trajectory, of another version, or its
+            header and tensors do not agree.
+    """
+    return read_file(TRAJECTORY, path, _build)
+
+
+def write_file(
+    kind: FileKind, path: Path, header: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> None:
+    """Writes `path`, complete or not at all.
+
+    Raises:
+        OSError: the file system refuses.
+    """
+    metadata = {
+        "format": f"nmg-{kind.name}",
+        "version": str(kind.version),
+        "header": json.dumps(header),
+    }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         save_file(tensors, temporary, metadata)
@@ -68,34 +120,34 @@ def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = tor
         temporary.unlink(missing_ok=True)
 
 
-def load_trajectory(path: Path) -> Trajectory:
-    """The trajectory of a file written by `save_trajectory`.
+def read_file(kind: FileKind, path: Path, build: Callable[[Any, Tensors], T]) -> T:
+    """What `build` makes of header and tensors of a file written by `write_file`.
 
     Raises:
-        InvalidInput: the file is missing, truncated, no trajectory, of another version, or its
-            header and tensors do not agree.
+        InvalidInput: the file is missing, truncated, of another kind or version, or `build` cannot
+            make anything of it.
     """
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return _read(file, path.name)
+            return _read(kind, file, path.name, build)
     except (OSError, SafetensorError) as error:
-        raise _broken(path.name, f"cannot be read ({error})") from error
+        raise _broken(kind, path.name, f"cannot be read ({error})") from error
 
 
-def _read(file: Any, name: str) -> Trajectory:
+def _read(kind: FileKind, file: Any, name: str, build: Callable[[Any, Tensors], T]) -> T:
     metadata = file.metadata() or {}
-    if metadata.get("format") != FORMAT:
-        raise _broken(name, "is no NMG trajectory")
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("format") != f"nmg-{kind.name}":
+        raise _broken(kind, name, f"is no NMG {kind.name}")
+    if metadata.get("version") != str(kind.version):
         raise InvalidInput.of(
-            f"trajectory file {name}",
+            f"{kind.name} file {name}",
             "has another version",
             metadata.get("version"),
-            f"version {VERSION}",
+            f"version {kind.version}",
             "Save it again with the pack that made it, or update the pack.",
         )
     try:
-        return _build(file, json.loads(metadata["header"]))
+        return build(json.loads(metadata["header"]), lambda name: file.get_tensor(name).clone())
     except (
         ValueError,
         KeyError,
@@ -104,35 +156,30 @@ def _read(file: Any, name: str) -> Trajectory:
         OverflowError,
         RecursionError,
     ) as error:
-        raise _broken(name, f"does not fit together ({type(error).__name__}: {error})") from error
+        problem = f"does not fit together ({type(error).__name__}: {error})"
+        raise _broken(kind, name, problem) from error
 
 
-def _build(file: Any, header: Any) -> Trajectory:
-    shape = file.get_slice("states").get_shape()
-    if list(shape) != list(header["shape"]):
-        raise ValueError(f"states of shape {shape}, header says {header['shape']}")
-    dtype = _DTYPES[header["dtype"]]
-    return Trajectory(
-        states=_own(file, "states").to(dtype),
-        schedule=_schedule_from_json(header["schedule"]),
-        model=ModelIdentity(**{**header["model"], "family": Family(header["model"]["family"])}),
-        source=_unpack(header["source"], file),
-        noise_mask=_own(file, "noise_mask") if header["noise_mask"] else None,
+def _broken(kind: FileKind, name: str, problem: str) -> InvalidInput:
+    return InvalidInput.of(
+        f"{kind.name} file {name}",
+        "cannot be used",
+        f"a file that {problem}",
+        f"a complete file written by Save NMG {kind.name.capitalize()}",
+        kind.again,
     )
 
 
-def _own(file: Any, name: str) -> torch.Tensor:
-    """A copy: safetensors maps the file, whose later change or cut would reach into the tensor."""
-    return file.get_tensor(name).clone()
-
-
-def _broken(name: str, problem: str) -> InvalidInput:
-    return InvalidInput.of(
-        f"trajectory file {name}",
-        "cannot be used",
-        f"a file that {problem}",
-        "a complete file written by Save NMG Trajectory",
-        "Invert the picture again and save it anew.",
+def _build(header: Any, tensor: Tensors) -> Trajectory:
+    states = tensor("states")
+    if list(states.shape) != list(header["shape"]):
+        raise ValueError(f"states of shape {list(states.shape)}, header says {header['shape']}")
+    return Trajectory(
+        states=states.to(_DTYPES[header["dtype"]]),
+        schedule=_schedule_from_json(header["schedule"]),
+        model=ModelIdentity(**{**header["model"], "family": Family(header["model"]["family"])}),
+        source=unpack_source(header["source"], tensor),
+        noise_mask=tensor("noise_mask") if header["noise_mask"] else None,
     )
 
 
@@ -149,52 +196,3 @@ def _schedule_from_json(data: dict[str, Any]) -> Schedule:
     levels = tuple(NoiseLevel(*pair) for pair in data["levels"])
     query_levels = tuple(NoiseLevel(*pair) for pair in data["query_levels"])
     return Schedule(str(data["name"]), levels, query_levels, int(data["start"]))
-
-
-def _pack_source(source: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    try:
-        return _pack(source, "source", tensors)
-    except RecursionError as error:
-        raise InvalidInput.of(
-            "trajectory source",
-            "cannot be stored in a file",
-            "a value that holds itself",
-            "numbers, text and tensors",
-            "Invert with a plain prompt to save the trajectory.",
-        ) from error
-
-
-def _pack(value: Any, place: str, tensors: dict[str, torch.Tensor]) -> Any:
-    """`value` as JSON, its tensors moved into `tensors`."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, torch.Tensor) and value.layout is torch.strided:
-        name = f"source.{len(tensors)}"
-        tensors[name] = value.detach().cpu().clone().contiguous()
-        return {"tensor": name}
-    if isinstance(value, list | tuple):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_pack(item, f"{place}[{i}]", tensors) for i, item in enumerate(value)]}
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {
-            "dict": {key: _pack(item, f"{place}.{key}", tensors) for key, item in value.items()}
-        }
-    raise InvalidInput.of(
-        f"trajectory {place}",
-        "cannot be stored in a file",
-        type(value).__name__,
-        "numbers, text and tensors (a ControlNet or a hook is none)",
-        "Invert with a plain prompt to save the trajectory.",
-    )
-
-
-def _unpack(value: Any, file: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "tensor":
-        return _own(file, content)
-    if kind == "dict":
-        return {key: _unpack(item, file) for key, item in content.items()}
-    items = [_unpack(item, file) for item in content]
-    return {"tuple": tuple, "list": list}[kind](items)

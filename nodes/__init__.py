@@ -1,11 +1,14 @@
 """The nodes of the pack."""
 
+from .attention_maps import NMGAttentionMaps
 from .demo import NMGDemoModel, NMGDemoPicture
+from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NMGSaveDirection
 from .files import NMGLoadTrajectory, NMGSaveTrajectory
 from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
 from .invert import NMGInvert
 from .masactrl import NMGMasaCtrl
+from .pix2pix_zero import NMGPix2PixZero
 from .prompt_to_prompt import NMGPromptToPrompt
 from .prompts import NMGPrompts
 from .sample import NMGSample
@@ -16,9 +19,15 @@ NODES: list[type[io.ComfyNode]] = [
     NMGGuidance,
     NMGPromptToPrompt,
     NMGMasaCtrl,
+    NMGPix2PixZero,
+    NMGEditDirection,
+    NMGApplyDirection,
     NMGPrompts,
+    NMGAttentionMaps,
     NMGSaveTrajectory,
     NMGLoadTrajectory,
+    NMGSaveDirection,
+    NMGLoadDirection,
     NMGDemoModel,
     NMGDemoPicture,
 ]

@@ -1,5 +1,10 @@
 """Node: a picture's latent to a trajectory."""
 
+from functools import partial
+
+import torch
+
+from ..nmg_sampler.regularization import NoiseRegularization
 from .host.model import SCHEDULES, make_custom_schedule, make_schedule
 from .host.runs import run_inversion
 from .host.sockets import Trajectory, io
@@ -69,6 +74,29 @@ class NMGInvert(io.ComfyNode):
                     tooltip="Your own noise levels, noisiest first as schedulers give them (no"
                     " FlipSigmas). Replaces steps and schedule.",
                 ),
+                io.Int.Input(
+                    "regularize",
+                    default=0,
+                    min=0,
+                    max=50,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Rounds per step, 0 to 50, that make the predicted noise whiter before"
+                    " the step (pix2pix-zero). 0: off; 5: as the paper, which edits better with it."
+                    " Plain reconstruction gets a little worse. No further model calls.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**32 - 1,
+                    # Another seed is another inversion: never after each run.
+                    control_after_generate=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Of the random shifts that regularize compares the noise at, 0 to"
+                    " 4294967295. Without regularize it has no effect: inversion draws nothing.",
+                ),
             ],
             outputs=[
                 Trajectory.Output(
@@ -84,11 +112,27 @@ class NMGInvert(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, positive, latent_image, steps, schedule, sigmas=None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model,
+        positive,
+        latent_image,
+        steps,
+        schedule,
+        sigmas=None,
+        regularize=0,
+        seed=0,
+    ) -> io.NodeOutput:
         with speaking_as("NMG Invert"):
             if sigmas is None:
                 levels = make_schedule(model, schedule, steps)
             else:
                 levels = make_custom_schedule(sigmas)
-            trajectory, noisiest, cost = run_inversion(model, positive, latent_image, levels)
+            whiten = None
+            if regularize != 0:
+                generator = torch.Generator().manual_seed(seed)
+                whiten = partial(NoiseRegularization(regularize), generator=generator)
+            trajectory, noisiest, cost = run_inversion(
+                model, positive, latent_image, levels, whiten
+            )
         return io.NodeOutput(trajectory, {**latent_image, "samples": noisiest}, ui={"nmg": [cost]})

@@ -212,7 +212,7 @@ class Differentiation:
         levels = (self.level, self.library.NoiseLevel(0.1, 1.0))
         schedule = self.library.Schedule("test", levels, levels[:1], start=1)
         conditions = {"negative": prompt or self.prompt}
-        self.runs._run(model, conditions, torch.zeros(STATE), schedule, None, procedure)
+        self.runs.run_procedure(model, conditions, torch.zeros(STATE), schedule, None, procedure)
         return got[0]
 
     def ours(self, model, prompt=None):

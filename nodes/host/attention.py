@@ -68,8 +68,7 @@ def check_editable(model: ModelPatcher, editor: Editor) -> None:
             "Disconnect it, or update the pack.",
         )
     network = model.get_model_object("diffusion_model")
-    layers = attention_layers(network) if isinstance(network, UNetModel) else {}
-    if not layers or getattr(network, "num_frames", None) or not _plain(network):
+    if not has_attention(network):
         raise InvalidInput.of(
             "editor",
             "does not work with a model of this kind",
@@ -77,6 +76,12 @@ def check_editable(model: ModelPatcher, editor: Editor) -> None:
             "a UNet with self- and cross-attention over one picture: SD 1.x, SD 2.x or SDXL",
             "Load a checkpoint of one of these families, or disconnect the editor.",
         )
+
+
+def has_attention(network: torch.nn.Module) -> bool:
+    """Whether it is a UNet for still pictures whose attention can be reached."""
+    layers = attention_layers(network) if isinstance(network, UNetModel) else {}
+    return bool(layers) and not getattr(network, "num_frames", None) and _plain(network)
 
 
 def _plain(network: torch.nn.Module) -> bool:

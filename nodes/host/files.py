@@ -1,4 +1,7 @@
-"""Trajectory files inside the host's input and output folders, and nowhere else."""
+"""Files of the pack inside the host's input and output folders, and nowhere else.
+
+A suffix tells its kinds apart.
+"""
 
 from pathlib import Path
 
@@ -8,7 +11,7 @@ from ...nmg_sampler import InvalidInput
 from ...nmg_sampler.trajectory_file import SUFFIX
 
 
-def new_file(prefix: str) -> Path:
+def new_file(prefix: str, suffix: str = SUFFIX) -> Path:
     """A file name of the output folder that does not exist yet: prefix, counter, suffix.
 
     Raises:
@@ -25,19 +28,19 @@ def new_file(prefix: str) -> Path:
             "a name, with folders below the output folder if you like",
             "Remove '..' and absolute paths.",
         ) from error
-    return Path(folder) / f"{name}_{counter:05}_{SUFFIX}"
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
-def list_files() -> list[str]:
-    """Names of all trajectory files, as 'input/...' and 'output/...', sorted."""
+def list_files(suffix: str = SUFFIX) -> list[str]:
+    """Names of all files of a kind, as 'input/...' and 'output/...', sorted."""
     return sorted(
         f"{label}/{path.relative_to(root).as_posix()}"
         for label, root in _roots().items()
-        for path in root.rglob(f"*{SUFFIX}")
+        for path in root.rglob(f"*{suffix}")
     )
 
 
-def find_file(name: str) -> Path:
+def find_file(name: str, suffix: str = SUFFIX) -> Path:
     """The file of a name as `list_files` gives it.
 
     Raises:
@@ -46,12 +49,12 @@ def find_file(name: str) -> Path:
     label, _, rest = name.replace("\\", "/").partition("/")
     root = _roots().get(label)
     path = None if root is None or "\0" in rest else (root / rest).resolve()
-    if path is None or not path.is_relative_to(root.resolve()) or not name.endswith(SUFFIX):
+    if path is None or not path.is_relative_to(root.resolve()) or not name.endswith(suffix):
         raise InvalidInput.of(
             "file",
             "is outside the folders this node reads",
             repr(name),
-            f"'input/...' or 'output/...' ending in {SUFFIX}",
+            f"'input/...' or 'output/...' ending in {suffix}",
             "Copy the file into ComfyUI's input folder and choose it from the list.",
         )
     if not path.is_file():

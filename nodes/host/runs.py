@@ -32,9 +32,13 @@ Conditioning = list[tuple[torch.Tensor, dict[str, Any]]]
 
 
 def run_inversion(
-    model: ModelPatcher, source: Conditioning, latent: dict[str, Any], schedule: Schedule
+    model: ModelPatcher,
+    source: Conditioning,
+    latent: dict[str, Any],
+    schedule: Schedule,
+    regularize: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> tuple[Trajectory, torch.Tensor, dict[str, Any]]:
-    """Inverts a LATENT under the source prompt.
+    """Inverts a LATENT under the source prompt, with `regularize` as `invert` takes it.
 
     Returns:
         the trajectory; its noisiest state as a LATENT's samples (sigma-scaled, as samplers of the
@@ -52,11 +56,13 @@ def run_inversion(
     made: list[Trajectory] = []
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
-        states = invert(x, schedule, predictor, on_step)
+        states = invert(x, schedule, predictor, on_step, regularize)
         made.append(Trajectory(states, schedule, identity, source, mask))
         return state_to_k(states[-1], schedule.levels[-1])
 
-    noisiest, cost = _run(model, {Prompt.SOURCE.value: source}, samples, schedule, mask, procedure)
+    noisiest, cost = run_procedure(
+        model, {Prompt.SOURCE.value: source}, samples, schedule, mask, procedure
+    )
     return made[0], noisiest, cost
 
 
@@ -116,7 +122,7 @@ def run_sampling(
         )
         return result.edit if result.source is None else torch.cat([result.source, result.edit])
 
-    samples, cost = _run(
+    samples, cost = run_procedure(
         model,
         conditions,
         source,
@@ -179,7 +185,7 @@ class _Procedure(comfy.samplers.Sampler):
             self.cost = predictor.cost
 
 
-def _run(
+def run_procedure(
     model: ModelPatcher,
     conditions: dict[str, Conditioning],
     samples: torch.Tensor,

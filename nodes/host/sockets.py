@@ -6,3 +6,4 @@ from comfy_api.latest import io as io
 Trajectory = io.Custom("NMG_TRAJECTORY")
 Guidance = io.Custom("NMG_GUIDANCE")
 Editor = io.Custom("NMG_EDITOR")
+Direction = io.Custom("NMG_DIRECTION")

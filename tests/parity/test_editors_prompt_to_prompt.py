@@ -96,7 +96,7 @@ def every_step(host, data, editor):
         name: [[data[key], {}]]
         for name, key in (("source", "source"), ("positive", "target"), ("negative", "uncond"))
     }
-    runs._run(
+    runs.run_procedure(
         model, conditions, data["z0"], trajectory.schedule, None, procedure, branches, (77, 77)
     )
     return got

@@ -1,6 +1,7 @@
 """The way up, and up and down again without a method: DDIM."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from nmg_sampler import (
     schedule_from_sigmas,
 )
 from nmg_sampler.levels import level_from_k_sigma, step_factors
+from nmg_sampler.regularization import NoiseRegularization
 
 ALPHAS_BAR = training_levels()
 SHAPE = (2, 3, 4, 4)
@@ -246,3 +248,72 @@ def test_an_inversion_in_inference_mode_gives_the_same_states():
     with torch.inference_mode():
         states = invert(x, schedule, SmoothNoise())
     assert torch.equal(states, invert(x, schedule, SmoothNoise()))
+
+
+class Regularized(SmoothNoise):
+    """A network whose predictions are already what `regularize` makes of them."""
+
+    def __init__(self, regularize):
+        super().__init__()
+        self.regularize = regularize
+
+    def noise_of(self, x, level, prompt):
+        return self.regularize(super().noise_of(x, level, prompt))
+
+
+def whitened(seed=0):
+    """pix2pix-zero's regularisation with shifts of its own."""
+    return partial(NoiseRegularization(2), generator=torch.Generator().manual_seed(seed))
+
+
+@schedules
+def test_a_regularised_inversion_steps_with_the_regularised_noise(schedule):
+    x, events, others = noise(*SHAPE), [], []
+    states = invert(x, schedule, SmoothNoise(), events.append, whitened())
+    assert torch.equal(states, invert(x, schedule, Regularized(whitened()), others.append))
+    for event, other in zip(events, others, strict=True):
+        assert torch.equal(event.x0, other.x0)
+    assert not torch.equal(states, invert(x, schedule, SmoothNoise()))
+
+
+def test_a_regularised_inversion_asks_the_network_no_more_often():
+    predictor = SmoothNoise()
+    invert(noise(*SHAPE), SCHEDULES["sigmas"], predictor, regularize=whitened())
+    assert predictor.rows == [2] * 10
+
+
+def test_a_regularisation_that_changes_nothing_changes_no_bit():
+    x, schedule = noise(*SHAPE), SCHEDULES["sigmas"]
+    plain = invert(x, schedule, SmoothNoise())
+    assert torch.equal(invert(x, schedule, SmoothNoise(), regularize=lambda eps: eps), plain)
+
+
+def test_a_regularised_inversion_is_that_of_its_seed():
+    x, schedule = noise(1, 3, 12, 12), SCHEDULES["sigmas"]
+    one, again, other = (
+        invert(x, schedule, SmoothNoise(), regularize=whitened(seed)) for seed in (1, 1, 2)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_a_regularised_batch_of_two_equals_two_singles():
+    schedule, x = SCHEDULES["sigmas"], noise(2, 3, 12, 10)
+    singles = [
+        invert(x[k : k + 1], schedule, SmoothNoise(), regularize=whitened()) for k in range(2)
+    ]
+    # Float64 rounding through ten steps that depend on each other.
+    torch.testing.assert_close(
+        invert(x, schedule, SmoothNoise(), regularize=whitened()),
+        torch.cat(singles, 1),
+        rtol=0,
+        atol=1e-11,
+    )
+
+
+def test_a_bad_number_of_the_regularisation_is_told_from_one_of_the_network():
+    with pytest.raises(NotFinite, match=r"regularised prediction is not finite at step 1 of 10"):
+        invert(noise(*SHAPE), SCHEDULES["sigmas"], SmoothNoise(), regularize=lambda e: e / 0)
+    failing = FailingNoise(SmoothNoise(), 0)
+    with pytest.raises(NotFinite, match=r"model's prediction is not finite at step 1"):
+        invert(noise(*SHAPE), SCHEDULES["sigmas"], failing, regularize=whitened())

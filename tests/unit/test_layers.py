@@ -97,7 +97,7 @@ def test_every_public_definition_of_the_library_has_a_docstring(path):
     tree = ast.parse(path.read_text("utf-8"))
     scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
     # A method that fills in a documented contract speaks through it.
-    inherited = {"begin", "check", "prepare", "correct", "settle"}
+    inherited = {"begin", "check", "predict", "prepare", "correct", "settle"}
     silent = [
         node.name
         for scope in scopes

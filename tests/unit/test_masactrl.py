@@ -28,10 +28,10 @@ from nmg_sampler.masactrl_masks import (
     Regions,
     mutual_attention,
     rows_of_edits,
-    shows_words,
 )
 
 SHAPE = (2, 4, 4, 4)
+LATENT = SHAPE[2:]
 STEPS = 6
 SCHEDULE = official_masactrl_schedule(training_levels(), STEPS)
 SOURCE, NEGATIVE = noise(5, 4, seed=1), noise(5, 4, seed=2)
@@ -44,7 +44,7 @@ CLOSE = {"rtol": 0, "atol": 1e-12}
 def make(shape=SHAPE):
     """A trajectory under the source prompt."""
     predictor = AttentiveNoise(SOURCE, [], NEGATIVE, Branches(shape[0], 0, True))
-    states = invert(noise(*SHAPE)[: shape[0]], SCHEDULE, predictor)
+    states = invert(noise(*shape), SCHEDULE, predictor)
     return Trajectory(states, SCHEDULE, IDENTITY)
 
 
@@ -149,7 +149,7 @@ def test_a_start_after_the_last_step_changes_nothing(start_step, options):
 
 def test_before_its_start_there_is_no_edit_at_all():
     class Run:
-        branches, total = Branches(2, 1, True), STEPS
+        branches, total, trajectory = Branches(2, 1, True), STEPS, make((2, 4, 32, 32))
 
     editing = MasaCtrl(2, 0).begin(Run)
     asked = [editing.attention(step) is not None for step in SCHEDULE.descent()]
@@ -371,7 +371,7 @@ def cross_call(looks, columns, text=True):
 
 def test_masks_are_where_the_words_look_each_target_by_its_own_words():
     call = cross_call([[1, 1, 0, 0], [0, 2, 0, 2], [3, 0, 0, 5]], (3, 3, 6))
-    maps = ObjectMaps((((1,), (2,)), ((0,), (3, 5))), call.branches)
+    maps = ObjectMaps((((1,), (2,)), ((0,), (3, 5))), LATENT)
     assert not maps.seen
     maps.add(call)
     source, target = maps.masks(0.1)
@@ -385,14 +385,14 @@ def test_a_prompt_that_is_repeated_counts_once():
     repeated = cross_call([[1, 1, 0, 0], [1, 0, 0, 0]], (3, 6))
     sums = []
     for call in (short, repeated):
-        maps = ObjectMaps((((1,), (1,)),), call.branches)
+        maps = ObjectMaps((((1,), (1,)),), LATENT)
         maps.add(call)
         sums.append(maps.sums[0])
     torch.testing.assert_close(*sums, **CLOSE)
 
 
 def test_maps_add_up_and_the_threshold_is_between_minimum_and_maximum():
-    maps = ObjectMaps((((1,), (1,)),), Branches(1, 1, True))
+    maps = ObjectMaps((((1,), (1,)),), LATENT)
     for look in ([1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0]):
         maps.add(cross_call([look, look], (3, 3)))
     for threshold, expected in (
@@ -405,27 +405,14 @@ def test_maps_add_up_and_the_threshold_is_between_minimum_and_maximum():
 
 
 def test_a_flat_map_shows_nothing():
-    maps = ObjectMaps((((1,), (1,)),), Branches(1, 1, True))
+    maps = ObjectMaps((((1,), (1,)),), LATENT)
     maps.add(cross_call([[1, 1, 1, 1]] * 2, (3, 3)))
     assert float(maps.masks(0.1)[0].sum()) == 0
 
 
-def test_the_maps_are_of_the_layers_nearest_to_a_quarter_of_the_latent():
-    def shown(factors, cross=True):
-        layers = [AttentionLayer(0, cross, "input", f, 9, factors) for f in factors]
-        return [layer.factor for layer in layers if shows_words(layer)]
-
-    assert shown((1, 2, 4, 8)) == [4]
-    assert shown((2, 4)) == [4]
-    assert shown((1, 2)) == [2]
-    assert shown((2, 8)) == [2]
-    assert shown((8, 16)) == [8]
-    assert shown((1, 2, 4), cross=False) == []
-
-
 def begin(editor):
     class Run:
-        branches, total = Branches(1, 1, True), STEPS
+        branches, total, trajectory = Branches(1, 1, True), STEPS, make()
 
     return editor.begin(Run)
 

@@ -6,7 +6,6 @@ from toys import IDENTITY, AttentiveNoise, noise, toy_layers, training_levels
 
 from nmg_sampler import (
     AttentionCall,
-    AttentionLayer,
     Branches,
     InvalidInput,
     LocalBlend,
@@ -23,7 +22,7 @@ from nmg_sampler import (
     sample,
 )
 from nmg_sampler.attention import apply_probabilities, probabilities
-from nmg_sampler.local_blend import BlendRun, blends
+from nmg_sampler.local_blend import BlendRun
 from nmg_sampler.prompt_edit import EditedMaps
 from nmg_sampler.word_settings import word_weights
 
@@ -265,22 +264,9 @@ def test_maps_come_back_in_the_precision_of_the_values():
     assert step_edit(editor(TIGER))(half).dtype == torch.float16
 
 
-def layer_with(factors, factor=1):
-    return AttentionLayer(0, True, "input", factor, 4, factors)
-
-
-@pytest.mark.parametrize(
-    ("factors", "chosen"),
-    [((1, 2, 4, 8), 4), ((2, 4), 4), ((1, 2), 2), ((1,), 1), ((8, 16), 8), ((2, 8), 2)],
-)
-def test_a_blend_looks_at_the_layers_nearest_to_a_quarter_of_the_latent(factors, chosen):
-    assert [factor for factor in factors if blends(layer_with(factors, factor))] == [chosen]
-    assert not blends(AttentionLayer(0, False, "input", chosen, 4, factors))
-
-
 def blend_run(threshold=0.3, start=0.2, targets=1, pictures=1):
     blend = LocalBlend((((1,), (2,)),) * targets, threshold, start)
-    return BlendRun(blend, Branches(pictures, targets, True), STEPS)
+    return BlendRun(blend, Branches(pictures, targets, True), (8, 6), STEPS)
 
 
 def spot(row, column, size=(8, 6), value=1.0):

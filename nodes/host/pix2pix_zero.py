@@ -1,0 +1,40 @@
+"""pix2pix-zero in the host: how much memory it will take is said before it takes it."""
+
+import logging
+import math
+from collections.abc import Sequence
+
+import torch
+from comfy.ldm.modules.attention import BasicTransformerBlock
+
+from ...nmg_sampler import EditorRun, Run
+from ...nmg_sampler.attention_distance import map_bytes
+from ...nmg_sampler.pix2pix_zero import Pix2PixZero
+from .attention import attention_layers
+
+
+class HostPix2PixZero(Pix2PixZero):
+    """The library's editor, with a line in the log when a run begins."""
+
+    def begin(self, run: Run) -> EditorRun:
+        if self.attention_scale > 0:
+            predictor, shape = run.predictor, run.trajectory.shape
+            layers = cross_attention_sizes(predictor.guider.inner_model.diffusion_model, shape[2:])
+            rows = run.branches.targets * run.branches.pictures
+            megabytes = map_bytes(layers, max(predictor.columns), rows) / 1e6
+            logging.info(
+                "pix2pix-zero: a step holds %.0f MB of attention maps, and the model's activations"
+                " for the backward pass.",
+                megabytes,
+            )
+        return super().begin(run)
+
+
+def cross_attention_sizes(network: torch.nn.Module, latent: Sequence[int]) -> list[tuple[int, int]]:
+    """(cells, heads) of each cross-attention layer of a UNet for a latent (height, width)."""
+    blocks = [m for m in network.modules() if isinstance(m, BasicTransformerBlock)]
+    layers = [cross for _, cross in attention_layers(network).values()]
+    return [
+        (math.prod(-(-side // layer.factor) for side in latent), block.attn2.heads)
+        for layer, block in zip(layers, blocks, strict=True)
+    ]
