@@ -25,7 +25,7 @@ from tools.host_server import ROOT, host_server
 from tools.strip import compose
 from tools.workflow import find_node, load_workflow, to_api
 
-PANELS = ("Source", "Reconstruction", "Edit")
+PANELS = ("Source", "Reconstruction", "Attention maps", "Edit")
 WIDTH_PX = 800
 STAND_INS = {"CheckpointLoaderSimple": "NMGDemoModel", "ImageScaleToTotalPixels": "NMGDemoPicture"}
 EDIT = ("yellow triangle on a striped blue background", "red triangle on a striped blue background")

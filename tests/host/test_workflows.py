@@ -43,7 +43,11 @@ def test_every_widget_of_our_nodes_has_a_value_and_every_needed_input_a_wire(pro
 def test_a_demo_workflow_runs_with_nothing_downloaded(server, prompt_of, path):
     prompt = prompt_of(path)
     result = server.client.run(prompt)
-    for title in ("Source", "Reconstruction"):
+    shown = {node["_meta"]["title"] for node in prompt.values()}
+    titles = shown & {"Source", "Reconstruction", "Attention maps", "Edit"}
+    assert "Source" in titles
+    assert len(titles) > 1
+    for title in titles:
         assert result.images(find_node(prompt, title=title))
 
 
