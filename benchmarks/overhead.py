@@ -102,10 +102,15 @@ def main() -> None:
     for name, *choices in MODES:
         run = sampler(bench, trajectory, guidance(bench, *choices))
         report(name, run, calls, arguments.repeats)
+    held = guidance(bench, "fused", "direct", 1.0)
     for name, schedules in EDITORS:
-        held = guidance(bench, "fused", "direct", 1.0)
         run = sampler(bench, trajectory, held, editor(bench, schedules))
         report(name, run, calls, arguments.repeats)
+    off = sampler(bench, trajectory, held, editor(bench, (0.0, 0.0)))
+    none = sampler(bench, trajectory, held, targets=2)
+    ratios = [off()["seconds"] / none()["seconds"] for _ in range(1 + 2 * arguments.repeats)][1:]
+    print("\nPrompt-to-Prompt 0 / 0 over no editor and two targets, the same rows:", end=" ")
+    print(f"{statistics.median(ratios):.3f}")
 
 
 def report(name: str, run: Callable[[], dict[str, Any]], calls: BareCalls, repeats: int) -> None:
@@ -134,16 +139,18 @@ def editor(bench: Bench, schedules: tuple[float, float] | None) -> Any:
 
 
 def sampler(
-    bench: Bench, trajectory: Any, guidance: Any, editor: Any = None
+    bench: Bench, trajectory: Any, guidance: Any, editor: Any = None, targets: int = 1
 ) -> Callable[[], dict[str, Any]]:
     """One run of NMG Sample, without the VAE, as a function returning its cost."""
+    ((rows, options),) = bench.target_prompts
+    prompts = [[rows.repeat(targets, 1, 1), options]]
 
     def run() -> dict[str, Any]:
         with torch.inference_mode():
             result = bench.nodes.NMGSample.execute(
                 bench.model,
                 trajectory,
-                bench.target_prompts,
+                prompts,
                 bench.empty_prompt,
                 5.0,
                 0.0,

@@ -32,29 +32,42 @@ _CONV_INPUT_GRADIENT = {
 }
 
 
-@contextmanager
-def differentiable_layers(*roots: torch.nn.Module) -> Iterator[None]:
-    """Every layer below `roots` differentiable in its input; exactly as before on leaving.
+class DifferentiableLayers:
+    """The layers below some networks, found once; `prepared` makes them differentiable for a pass.
 
-    Raises:
-        NotDifferentiable: a patch cuts a network, or one of its attentions, off from its input.
+    Args:
+        roots: networks; one that comes twice, as a ControlNet on both prompts does, counts once.
     """
-    patched: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    watches = []
-    try:
-        for root in dict.fromkeys(roots):  # a ControlNet on both prompts comes twice
-            watches.append(root.register_forward_hook(_refuse_cut, with_kwargs=True))
-        for module in dict.fromkeys(module for root in roots for module in root.modules()):
-            if isinstance(module, comfy.ops.CastWeightBiasOp):
-                patched.append(_patch(module))
-            elif isinstance(module, comfy.ldm.modules.attention.CrossAttention):
+
+    def __init__(self, *roots: torch.nn.Module) -> None:
+        self.roots = list(dict.fromkeys(roots))
+        modules = dict.fromkeys(module for root in self.roots for module in root.modules())
+        attention = comfy.ldm.modules.attention.CrossAttention
+        self.layers = [m for m in modules if isinstance(m, comfy.ops.CastWeightBiasOp)]
+        self.attentions = [m for m in modules if isinstance(m, attention)]
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Every layer differentiable in its input; exactly as before on leaving.
+
+        Raises:
+            NotDifferentiable: a patch cuts a network, or one of its attentions, off from its input.
+        """
+        patched: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        watches = []
+        try:
+            for root in self.roots:
+                watches.append(root.register_forward_hook(_refuse_cut, with_kwargs=True))
+            for module in self.attentions:
                 watches.append(module.to_out.register_forward_pre_hook(_refuse_cut_attention))
-        yield
-    finally:
-        for watch in watches:
-            watch.remove()
-        for attributes, before in reversed(patched):
-            _restore(attributes, before)
+            for module in self.layers:
+                patched.append(_patch(module))
+            yield
+        finally:
+            for watch in watches:
+                watch.remove()
+            for attributes, before in reversed(patched):
+                _restore(attributes, before)
 
 
 def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:

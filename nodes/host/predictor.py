@@ -4,6 +4,7 @@ import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import comfy.model_management
@@ -22,7 +23,7 @@ from ...nmg_sampler import (
 from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
 from .attention import EditedAttention
 from .branches import merge
-from .gradient import attention_with_backward, differentiable_layers, keep_saved
+from .gradient import DifferentiableLayers, attention_with_backward, keep_saved
 
 _CALC = "sampler_calc_cond_batch_function"
 _POST = "sampler_post_cfg_function"
@@ -186,6 +187,11 @@ class HostPredictor:
         both = [None, conditions] if place else [conditions, None]
         return comfy.samplers.calc_cond_batch(model, both, x_k, sigma, options)[place]
 
+    @cached_property
+    def _layers(self) -> DifferentiableLayers:
+        others = [patcher.model for patcher in self.guider.loaded_models]
+        return DifferentiableLayers(self.guider.inner_model.diffusion_model, *others)
+
     def _differentiable(
         self, x_k: torch.Tensor, sigma: torch.Tensor, prompt: Prompt, options: dict[str, Any]
     ) -> torch.Tensor:
@@ -209,10 +215,8 @@ class HostPredictor:
         changed = bool(transformer_options.get("patches")) or any(
             "control" in condition for condition in conditions
         )
-        networks = [self.guider.inner_model.diffusion_model]
-        networks += [patcher.model for patcher in self.guider.loaded_models]
         try:
-            with differentiable_layers(*networks), keep_saved(changed):
+            with self._layers.prepared(), keep_saved(changed):
                 denoised = self._predict(prompt, conditions, x_k, sigma, options)
         except RuntimeError as error:
             if "nference tensor" not in str(error) and "inplace" not in str(error):
