@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root / "tests"), str(root)]
 
 from host_models import conditioning, make_patcher, random_latent, random_tensor  # noqa: E402
+from memory import peak_bytes  # noqa: E402
 
 from tools.host_process import boot  # noqa: E402
 
@@ -46,29 +45,6 @@ SD15 = {
     "use_linear_in_transformer": False,
 }
 SOURCE, TARGET = "a cat sitting on a table", "a tiger sitting on a table"
-
-
-def peak_bytes(function: Callable[[], Any]) -> int:
-    """The most memory that PyTorch held during `function` beyond what it held at its start."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        torch.profiler.profile(
-            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-        ) as profile,
-    ):
-        function()
-        profile.stop()
-        trace = Path(folder) / "trace.json"
-        profile.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
-    held = [
-        (event["ts"], event["args"]["Total Allocated"], event["args"]["Bytes"])
-        for event in events
-        if event.get("name") == "[memory]"
-    ]
-    held.sort()
-    start = held[0][1] - held[0][2]
-    return max(total for _, total, _ in held) - start
 
 
 class Clip:

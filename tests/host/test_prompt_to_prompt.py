@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 from host_models import first, relative
+from memory import peak_bytes
 
 STEPS = 6
 RUN = 1e-4  # float32 rounding of a whole run
@@ -202,3 +203,23 @@ def test_an_editor_for_other_prompts_is_refused_before_anything_runs(make, sampl
 def test_a_cached_editor_gives_the_same_edit_twice(make, sample):
     editor, _ = make(blend_words="triangle")
     assert torch.equal(sample(editor)[0], sample(editor)[0])
+
+
+def test_nothing_grows_with_the_number_of_steps(nodes, demo, encode, make, trajectory):
+    """Not the maps of the blend, nor anything else: what a step makes is gone after it."""
+    editor, _ = make(blend_words="triangle")
+    clean = {"samples": demo[0].model.process_latent_out(trajectory.states[0])}
+    peaks = []
+    for steps in (4, 8):
+        invert = nodes["NMGInvert"].execute
+        made = first(invert(demo[0], encode(SOURCE), clean, steps, "official-masactrl"))
+
+        def run(made=made):
+            nodes["NMGSample"].execute(
+                demo[0], made, encode(TARGET), encode(""), 3.0, 1.5, 5000.0, "fused", editor=editor
+            )
+
+        run()
+        peaks.append(peak_bytes(run))
+    # The states of the trajectory itself are made before and live elsewhere.
+    assert peaks[1] <= peaks[0] * 1.01
