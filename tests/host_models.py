@@ -14,6 +14,26 @@ STATE = (2, 4, 8, 8)
 FLOAT32 = 2e-5
 
 
+SDXL_UNET = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": [1, 2, 4],
+    "num_heads": 2,
+    "context_dim": 48,
+    "transformer_depth": [0, 1, 2],
+    "transformer_depth_output": [0, 0, 1, 1, 2, 2],
+    "transformer_depth_middle": 2,
+    "use_spatial_transformer": True,
+    "use_linear_in_transformer": True,
+    "legacy": False,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+}
+
+
 def make_patcher(
     unet_config,
     weights=None,
@@ -88,6 +108,24 @@ def parity_weights(name):
     config.pop("dtype")
     weights = load_file(DATA / "parity" / f"{name}.safetensors")
     return config, {key: value.float() for key, value in weights.items()}
+
+
+def sdxl_network(seed=0):
+    """A small SDXL: no transformer at full resolution, pooled text and sizes as a condition."""
+    model_base = importlib.import_module("comfy.model_base")
+    supported = importlib.import_module("comfy.supported_models")
+    patcher = importlib.import_module("comfy.model_patcher")
+
+    class Config(supported.SDXL):
+        def __init__(self):
+            super().__init__({**SDXL_UNET, "dtype": torch.float32})
+
+    Config.unet_config = {}
+    Config.unet_extra_config = {}
+    model = model_base.SDXL(Config())
+    model.diffusion_model.load_state_dict(random_weights(model.diffusion_model, seed))
+    device = importlib.import_module("comfy.model_management").get_torch_device()
+    return patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
 
 
 def calm_network(**options):

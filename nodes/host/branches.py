@@ -11,8 +11,23 @@ from ...nmg_sampler import Branches, InvalidInput
 Condition = dict[str, Any]
 Conditioning = list[list[Any]]
 
-# What each prompt has of its own: made into `model_conds`, or only told to logs and caches.
-_OWN = {"model_conds", "cross_attn", "pooled_output", "uuid", "hooks", "control"}
+# Where and when a prompt applies: one row cannot differ from another in these. Everything else that
+# a node puts on a prompt goes into `model_conds`, which have rows of their own.
+_SHARED = (
+    "area",
+    "clip_end_percent",
+    "clip_start_percent",
+    "default",
+    "end_percent",
+    "gligen",
+    "mask",
+    "mask_strength",
+    "set_area_to_bounds",
+    "start_percent",
+    "strength",
+    "timestep_end",
+    "timestep_start",
+)
 
 
 def count_targets(positive: Conditioning, pictures: int) -> int:
@@ -55,7 +70,7 @@ def merge(source: list[Condition], targets: list[Condition], branches: Branches)
 
 
 def _merged(source: Condition, target: Condition, branches: Branches) -> Condition:
-    for key in (source.keys() | target.keys()) - _OWN:
+    for key in _SHARED:
         if not comfy.conds.is_equal(source.get(key), target.get(key)):
             raise _unlike(f"another '{key}'")
     if source.get("hooks") is not target.get("hooks"):

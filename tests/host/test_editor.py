@@ -12,7 +12,9 @@ from host_models import (
     parity_network,
     random_latent,
     random_prompt,
+    random_tensor,
     relative,
+    sdxl_network,
 )
 
 SHAPE = (1, 4, 8, 8)
@@ -348,3 +350,57 @@ def test_gradients_pass_through_an_edit(nodes, model, trajectory, make_editor):
     assert relative(source, alone) < RUN
     assert cost["backward_rows"] == STEPS
     assert cost["forward_rows"] == STEPS * (1 + 4)
+
+
+def pooled_prompt(seed, rows=1):
+    """A prompt as SDXL takes it: with its pooled embedding and sizes."""
+    embeddings = torch.cat([random_tensor((1, 7, 48), seed + row) for row in range(rows)])
+    pooled = torch.cat([random_tensor((1, 1280), 50 + seed + row) for row in range(rows)])
+    return conditioning(embeddings, pooled_output=pooled, width=64, height=64)
+
+
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_the_pooled_text_of_sdxl_goes_with_its_own_branch(nodes, make_editor, pictures):
+    model = sdxl_network()
+    latent = random_latent((pictures, 4, 8, 8))
+    prompt = pooled_prompt(1)
+    made = first(nodes["NMGInvert"].execute(model, prompt, latent, STEPS, "normal"))
+    inputs = {"negative": pooled_prompt(3)}
+    edits, source, _ = edit(
+        nodes, model, made, make_editor(Seeing()), positive=pooled_prompt(5, 2 * pictures), **inputs
+    )
+    own, _, _ = edit(nodes, model, made, positive=prompt, **inputs)
+    assert relative(source, own) < RUN
+    for target in range(2):
+        seed = 5 + target * pictures
+        single, _, _ = edit(nodes, model, made, positive=pooled_prompt(seed, pictures), **inputs)
+        assert relative(edits[target * pictures : (target + 1) * pictures], single) < RUN
+    same, source, _ = edit(
+        nodes, model, made, make_editor(Seeing(from_source)), positive=prompt, **inputs
+    )
+    assert torch.equal(same, source)
+
+
+def test_another_size_in_the_prompt_of_sdxl_is_its_own(nodes, make_editor):
+    """CLIP Text Encode SDXL may tell the model another size for the target."""
+    model = sdxl_network()
+    made = first(
+        nodes["NMGInvert"].execute(model, pooled_prompt(1), random_latent(SHAPE), STEPS, "normal")
+    )
+    larger = pooled_prompt(5)
+    larger[0][1].update(width=128, crop_w=8)
+    edits, _, _ = edit(
+        nodes, model, made, make_editor(Seeing()), positive=larger, negative=pooled_prompt(3)
+    )
+    alone, _, _ = edit(nodes, model, made, positive=larger, negative=pooled_prompt(3))
+    assert relative(edits, alone) < RUN
+
+
+def test_a_model_that_predicts_velocity_takes_an_editor_as_well(nodes, make_editor):
+    model = parity_network("two", prediction="V_PREDICTION")
+    made = first(
+        nodes["NMGInvert"].execute(model, random_prompt(1), random_latent(SHAPE), STEPS, "normal")
+    )
+    edits, source, _ = edit(nodes, model, made, make_editor(Seeing()))
+    assert relative(edits, edit(nodes, model, made)[0]) < RUN
+    assert relative(source, edit(nodes, model, made, positive=random_prompt(1))[0]) < RUN
