@@ -51,6 +51,7 @@ from .pix2pix_zero import Pix2PixZero as Pix2PixZero
 from .predictor import Guided as Guided
 from .predictor import Predictor as Predictor
 from .predictor import Prompt as Prompt
+from .predictor import PromptEmbedding as PromptEmbedding
 from .prompt_edit import PromptEdit as PromptEdit
 from .prompt_to_prompt import PromptToPrompt as PromptToPrompt
 from .prompts import TokenizedPrompt as TokenizedPrompt

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from .attention import AttentionEdit
-from .guidance import Run
+from .guidance import Prepared, Run
 from .predictor import Guided
 from .schedule import Step
 
@@ -24,14 +24,17 @@ class EditorRun:
         """How attention is changed in the text-guided prediction; None leaves it alone."""
         return None
 
-    def predict(
-        self, x: torch.Tensor, step: Step, negative: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Guided]:
-        """The text-guided prediction of all branches, and the states it was made from."""
+    def predict(self, prepared: Prepared, step: Step) -> tuple[torch.Tensor, Guided]:
+        """The states that the step starts from, and the text-guided prediction of them."""
         guided = self.run.predictor.guided(
-            x, step.level, self.run.text_scale, negative, attention=self.attention(step)
+            prepared.x,
+            step.level,
+            self.run.text_scale,
+            prepared.negative,
+            attention=self.attention(step),
+            embedding=prepared.embedding,
         )
-        return x, guided
+        return prepared.x, guided
 
     def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """After the step: the states at `step.level_to`."""

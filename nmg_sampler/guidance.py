@@ -1,12 +1,12 @@
 """The plug: how a method keeps a sampling step faithful to a trajectory."""
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 
 from .branches import Branches
-from .predictor import Guided, Predictor
+from .predictor import Guided, Predictor, PromptEmbedding
 from .schedule import Step
 from .trajectory import Trajectory
 
@@ -43,6 +43,7 @@ class Prepared(NamedTuple):
 
     x: torch.Tensor  # (rows, C, ...) the states to predict from, at the step's level
     negative: torch.Tensor | None = None  # the unconditional prediction of all rows, if known
+    embedding: PromptEmbedding | None = None  # takes the negative prompt's place in this step
 
 
 class GuidedRun:
@@ -68,16 +69,25 @@ class GuidedRun:
         return x
 
 
-class Guidance(Protocol):
-    """A method with its settings: immutable, holds nothing of a run."""
+class Guidance:
+    """A method with its settings: immutable, holds nothing of a run.
+
+    Attributes:
+        needs_source_prompt: whether it asks the predictor about the source prompt.
+    """
+
+    needs_source_prompt = False
+
+    def check(self, trajectory: Trajectory, branches: Branches) -> None:
+        """Raises InvalidInput if it cannot work with this trajectory, or without a source."""
 
     def begin(self, run: Run) -> GuidedRun:
         """The method at work in `run`."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class PlainGuidance:
+class PlainGuidance(Guidance):
     """DDIM with text guidance and no correction: the baseline."""
 
     def begin(self, run: Run) -> GuidedRun:

@@ -17,7 +17,7 @@ import torch
 
 from .energy import REFERENCE_ELEMENTS, Loss, energy_slope
 from .errors import InvalidInput
-from .guidance import GuidedRun, Prepared, Run
+from .guidance import Guidance, GuidedRun, Prepared, Run
 from .levels import ddim_step, step_factors
 from .predictor import Guided, Prompt, differentiable_eps
 from .schedule import Step
@@ -48,7 +48,7 @@ _CHOICES = {"mode": Mode, "gradient": Gradient, "loss": Loss, "reference": Refer
 
 
 @dataclass(frozen=True)
-class NoiseMapGuidance:
+class NoiseMapGuidance(Guidance):
     """Noise Map Guidance with its choices.
 
     Attributes:

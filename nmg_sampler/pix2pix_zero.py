@@ -15,7 +15,7 @@ from .attention_distance import AttentionDistance, SourceAttention
 from .branches import Rows
 from .editor import Editor, EditorRun
 from .errors import InvalidInput, NotDifferentiable
-from .guidance import Run
+from .guidance import Prepared, Run
 from .predictor import Guided, Prompt, loss_gradient
 from .schedule import Step
 
@@ -106,43 +106,53 @@ class _Pix2PixZeroRun(EditorRun):
         progress = step.index / self.run.total
         return self.editor.attention_scale > 0 and self.editor.start <= progress < self.editor.end
 
-    def predict(
-        self, x: torch.Tensor, step: Step, negative: torch.Tensor | None
-    ) -> tuple[torch.Tensor, Guided]:
+    def predict(self, prepared: Prepared, step: Step) -> tuple[torch.Tensor, Guided]:
         if not self.acts(step):
-            return super().predict(x, step, negative)
-        source, targets = x[self.run.branches.source], x[self.run.branches.edits]
+            return super().predict(prepared, step)
+        branches, scale = self.run.branches, self.run.text_scale
+        source, targets = prepared.x[branches.source], prepared.x[branches.edits]
         attention = SourceAttention()
         theirs = self.run.predictor.guided(
-            source, step.level, self.run.text_scale, rows=Rows.SOURCE, attention=attention
+            source,
+            step.level,
+            scale,
+            rows=Rows.SOURCE,
+            attention=attention,
+            embedding=prepared.embedding,
         )
-        moved, ours = self.targets(targets, step, attention)
+        moved, ours = self.targets(prepared._replace(x=targets), step, attention)
         both = theirs.negative is not None and ours.negative is not None
         negatives = torch.cat([theirs.negative, ours.negative]) if both else None
         return torch.cat([source, moved]), Guided(torch.cat([theirs.eps, ours.eps]), negatives)
 
     def targets(
-        self, x: torch.Tensor, step: Step, source: SourceAttention
+        self, prepared: Prepared, step: Step, source: SourceAttention
     ) -> tuple[torch.Tensor, Guided]:
         """The moved states of the targets, and the text-guided prediction from them."""
         predictor, scale = self.run.predictor, self.run.text_scale
-        gradients = {text: self.gradient(x, step, source, text) for text in sorted(source.halves)}
+        x, embedding = prepared.x, prepared.embedding
+        gradients = {
+            text: self.gradient(prepared, step, source, text) for text in sorted(source.halves)
+        }
         if self.editor.halves is Halves.TOGETHER or len(gradients) < 2:
             x = x - sum(gradients.values())
-            return x, predictor.guided(x, step.level, scale, rows=Rows.TARGETS)
+            return x, predictor.guided(x, step.level, scale, rows=Rows.TARGETS, embedding=embedding)
         unconditional, conditional = (x - gradient for gradient in gradients.values())
-        negative = predictor.eps(unconditional, step.level, Prompt.NEGATIVE)
+        negative = predictor.eps(unconditional, step.level, Prompt.NEGATIVE, embedding=embedding)
         guided = predictor.guided(conditional, step.level, scale, negative, rows=Rows.TARGETS)
         return unconditional, guided
 
     def gradient(
-        self, x: torch.Tensor, step: Step, source: SourceAttention, text: bool
+        self, prepared: Prepared, step: Step, source: SourceAttention, text: bool
     ) -> torch.Tensor:
-        """attention_scale * dL/dx, of the part of L that one half has; shape of `x`."""
+        """attention_scale * dL/dx, of the part of L that one half has; shape of the state."""
         prompt = Prompt.POSITIVE if text else Prompt.NEGATIVE
+        embedding = None if text else prepared.embedding
         loss = AttentionDistance(source, text)
         try:
-            gradient = loss_gradient(self.run.predictor, x, step.level, prompt, loss)
+            gradient = loss_gradient(
+                self.run.predictor, prepared.x, step.level, prompt, loss, embedding
+            )
         except NotDifferentiable as error:
             raise NotDifferentiable(
                 f"attention_scale needs the gradient of the model, and it has none. Got"

@@ -23,6 +23,13 @@ class Prompt(Enum):
     NEGATIVE = "negative"  # unconditional
 
 
+class PromptEmbedding(NamedTuple):
+    """A prompt as the network takes it."""
+
+    tokens: torch.Tensor  # (rows or 1, columns, width)
+    vector: torch.Tensor | None = None  # (rows or 1, width), what SDXL takes beside the tokens
+
+
 class Guided(NamedTuple):
     """Noise predictions under text guidance; each (B, C, ...), the shape of the state."""
 
@@ -34,8 +41,17 @@ class Predictor(Protocol):
     """A network with its prompts bound.
 
     States are (rows, C, ...) at a level: x = alpha * x0 + sigma * eps. A predictor is never asked
-    at sigma 0. Where gradients are enabled and the state requires them, `eps` is differentiable.
+    at sigma 0. Where gradients are enabled and the state, or the embedding given, requires them,
+    `eps` is differentiable in it.
     """
+
+    def embedding(self, prompt: Prompt) -> PromptEmbedding:
+        """A prompt that is bound, to start from or to mix with; on the run's device.
+
+        Raises:
+            InvalidInput: it has several parts.
+        """
+        ...
 
     def eps(
         self,
@@ -43,10 +59,12 @@ class Predictor(Protocol):
         level: NoiseLevel,
         prompt: Prompt,
         attention: AttentionEdit | None = None,
+        embedding: PromptEmbedding | None = None,
     ) -> torch.Tensor:
         """The noise in `x` under one kind of prompt; costs one row per sample.
 
-        Under POSITIVE the rows are those of the target branches.
+        Under POSITIVE the rows are those of the target branches. An `embedding` takes the place of
+        the prompt's own.
         """
         ...
 
@@ -58,10 +76,12 @@ class Predictor(Protocol):
         negative: torch.Tensor | None = None,
         rows: Rows = Rows.ALL,
         attention: AttentionEdit | None = None,
+        embedding: PromptEmbedding | None = None,
     ) -> Guided:
         """Classifier-free guidance of the branches named by `rows`, each under its own prompt.
 
-        Costs two rows per sample, or one if `negative` is known or the scale is 1.
+        An `embedding` takes the place of the negative prompt's, for every branch. Costs two rows
+        per sample, or one if `negative` is known or the scale is 1.
         """
         ...
 
@@ -93,14 +113,19 @@ def differentiable_eps(
 
 
 def loss_gradient(
-    predictor: Predictor, x: torch.Tensor, level: NoiseLevel, prompt: Prompt, loss: AttentionLoss
+    predictor: Predictor,
+    x: torch.Tensor,
+    level: NoiseLevel,
+    prompt: Prompt,
+    loss: AttentionLoss,
+    embedding: PromptEmbedding | None = None,
 ) -> torch.Tensor:
     """d loss / d x, of what `loss` adds up while the noise in `x` is predicted; shape of `x`.
 
     Raises:
         NotDifferentiable: the loss is cut off from `x`.
     """
-    _, leaf = _with_graph(predictor, x, level, prompt, loss)
+    _, leaf = _with_graph(predictor, x, level, prompt, loss, embedding)
     total = loss.total()
     if not total.requires_grad:
         raise _cut_off()
@@ -113,6 +138,7 @@ def _with_graph(
     level: NoiseLevel,
     prompt: Prompt,
     attention: AttentionEdit | None = None,
+    embedding: PromptEmbedding | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(eps, the leaf it is a function of): the only place of the library where a graph is built.
 
@@ -120,7 +146,7 @@ def _with_graph(
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        return predictor.eps(leaf, level, prompt, attention), leaf
+        return predictor.eps(leaf, level, prompt, attention, embedding), leaf
 
 
 def _pull_back(result: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:

@@ -73,6 +73,7 @@ def sample(
     if mask is not None:
         check_mask("mask", mask, trajectory.shape)
     branches = Branches(trajectory.shape[0], targets, editor is not None)
+    guidance.check(trajectory, branches)
     x = branches.repeat(trajectory.states[-1].to(device, copy=True))
     steps = trajectory.schedule.descent()
     keep, change = (_on(each, x, branches) for each in (trajectory.noise_mask, mask))
@@ -82,7 +83,7 @@ def sample(
     editing = EditorRun(run) if editor is None else editor.begin(run)
     for step in steps:
         prepared = method.prepare(x, step)
-        x, guided = editing.predict(prepared.x, step, prepared.negative)
+        x, guided = editing.predict(prepared, step)
         eps = method.correct(x, step, guided)
         check_finite(eps, "prediction", step.index, len(steps), step.level)
         x0 = eps_to_x0(x, eps, step.level) if on_step is not None else None

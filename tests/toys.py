@@ -15,6 +15,7 @@ from nmg_sampler import (
     ModelIdentity,
     NoiseLevel,
     Prompt,
+    PromptEmbedding,
     Rows,
     sample,
 )
@@ -67,7 +68,7 @@ class Counting:
         """The noise in `x`; what the toys below define."""
         raise NotImplementedError
 
-    def eps(self, x, level, prompt, attention=None):
+    def eps(self, x, level, prompt, attention=None, embedding=None):
         with_graph = torch.is_grad_enabled() and x.requires_grad
         self.calls.append(Call("eps", len(x), level, prompt, with_graph))
         result = self.noise_of(x, level, prompt)
@@ -75,7 +76,9 @@ class Counting:
             result.register_hook(self._count_backward)
         return result
 
-    def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
+    def guided(
+        self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, embedding=None
+    ):
         single = text_scale == 1 or negative is not None
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
         positive = self.noise_of(x, level, Prompt.POSITIVE)
@@ -208,34 +211,49 @@ class AttentiveNoise(Counting):
         self.branches = branches
         self.weights = noise(3, 2, 4, 4, 4, seed=seed) / 2  # layer, kind, (q, k, v, out)
 
-    def eps(self, x, level, prompt, attention=None):
-        self.calls.append(Call("eps", len(x), level, prompt, x.requires_grad))
-        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
-        return self._half(x, level, prompt is not Prompt.NEGATIVE, rows, attention)
+    def embedding(self, prompt):
+        own = {Prompt.SOURCE: self.source, Prompt.NEGATIVE: self.negative}
+        return PromptEmbedding((own.get(prompt) if prompt in own else self.targets[0])[None])
 
-    def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
+    def eps(self, x, level, prompt, attention=None, embedding=None):
+        with_graph = torch.is_grad_enabled() and (
+            x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
+        )
+        self.calls.append(Call("eps", len(x), level, prompt, with_graph))
+        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        text = prompt is not Prompt.NEGATIVE
+        result = self._half(x, level, text, rows, attention, embedding)
+        if with_graph and result.requires_grad:
+            result.register_hook(self._count_backward)
+        return result
+
+    def guided(
+        self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, embedding=None
+    ):
         single = text_scale == 1 or negative is not None
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
         positive = self._half(x, level, True, rows, attention)
         if text_scale == 1:
             return Guided(positive, negative)
         if negative is None:
-            negative = self._half(x, level, False, rows, attention)
+            negative = self._half(x, level, False, rows, attention, embedding)
         return Guided(negative + text_scale * (positive - negative), negative)
 
-    def _half(self, x, level, text, rows, attention):
+    def _half(self, x, level, text, rows, attention, embedding=None):
         branches = self.branches.part(rows)
-        branches = Branches(
-            len(x) // max(branches.count, 1), branches.targets, branches.with_source
-        )
+        if len(x) != branches.rows:  # the held rows alone, under the negative prompt
+            branches = Branches(branches.pictures, len(x) // branches.pictures)
         prompts = [self.source] * branches.with_source + self.targets[: branches.targets]
         if not text:
             prompts = [self.negative] * branches.count
-        longest = math.lcm(*(len(prompt) for prompt in prompts))
-        context = torch.cat(
-            [p.repeat(longest // len(p), 1).expand(branches.pictures, -1, -1) for p in prompts]
-        ).to(x.dtype)
-        columns = tuple(len(prompt) for prompt in prompts)
+        # (rows of a branch, columns, width) each
+        prompts = [prompt.expand(branches.pictures, -1, -1) for prompt in prompts]
+        if embedding is not None:
+            one = embedding.tokens.expand(branches.pictures, -1, -1)
+            prompts = [one] * branches.count
+        longest = math.lcm(*(prompt.shape[1] for prompt in prompts))
+        context = torch.cat([p.repeat(1, longest // p.shape[1], 1) for p in prompts]).to(x.dtype)
+        columns = tuple(prompt.shape[1] for prompt in prompts)
         hidden = x
         for pair in toy_layers():
             for layer in pair:

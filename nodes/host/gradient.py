@@ -59,7 +59,7 @@ class DifferentiableLayers:
             for root in self.roots:
                 watches.append(root.register_forward_hook(_refuse_cut, with_kwargs=True))
             for module in self.attentions:
-                watches.append(module.to_out.register_forward_pre_hook(_refuse_cut_attention))
+                watches += _watch_attention(module)
             for module in self.layers:
                 patched.append(_patch(module))
             yield
@@ -113,9 +113,22 @@ def _refuse_cut(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) ->
         )
 
 
-def _refuse_cut_attention(module: torch.nn.Module, args: Any) -> None:
-    if not _needs_gradient(args):
-        raise NotDifferentiable.through_patch("an attention that is cut off from its input")
+def _watch_attention(module: Any) -> list[Any]:
+    """Refuses a patch between the projections of an attention that cuts its graph."""
+    asked: list[bool] = []
+
+    def note(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
+        asked[:] = [_needs_gradient((args, kwargs))]
+
+    def refuse_cut(_: torch.nn.Module, args: Any) -> None:
+        # Where another pack replaces the attention, its inputs were not seen: they need a gradient.
+        if asked != [False] and not _needs_gradient(args):
+            raise NotDifferentiable.through_patch("an attention that is cut off from its input")
+
+    return [
+        module.register_forward_pre_hook(note, with_kwargs=True),
+        module.to_out.register_forward_pre_hook(refuse_cut),
+    ]
 
 
 def _needs_gradient(value: Any) -> bool:

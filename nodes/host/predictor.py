@@ -1,6 +1,5 @@
 """The library's predictor over the host's sampling path."""
 
-import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -18,11 +17,13 @@ from ...nmg_sampler import (
     NoiseLevel,
     NotDifferentiable,
     Prompt,
+    PromptEmbedding,
     Rows,
 )
 from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
 from .attention import EditedAttention
 from .branches import merge
+from .embedding import embedding_of, own, with_embedding
 from .gradient import DifferentiableLayers, attention_with_backward, keep_saved
 
 _CALC = "sampler_calc_cond_batch_function"
@@ -81,24 +82,37 @@ class HostPredictor:
                 self._texts[Rows.SOURCE], self._texts[Rows.TARGETS], branches
             )
 
+    def embedding(self, prompt: Prompt) -> PromptEmbedding:
+        embedding = embedding_of(self.guider.conds[prompt.value], prompt)
+        device = self.guider.model_patcher.load_device
+        return PromptEmbedding(*(e if e is None else e.to(device) for e in embedding))
+
     def eps(
         self,
         x: torch.Tensor,
         level: NoiseLevel,
         prompt: Prompt,
         attention: AttentionEdit | None = None,
+        embedding: PromptEmbedding | None = None,
     ) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
         x_k, sigma = state_to_k(x, level), _sigma(x, level)
         self._count(len(x))
         rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        asked = x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
         with self._edited(attention, rows) as options:
-            if torch.is_grad_enabled() and x.requires_grad:
-                denoised = self._differentiable(x_k, sigma, prompt, options)
+            if torch.is_grad_enabled() and asked:
+                denoised = self._differentiable(x_k, sigma, prompt, embedding, options)
             else:
-                conditions = self.guider.conds[prompt.value]
+                conditions = self._conditions(prompt, embedding)
                 denoised = self._predict(prompt, conditions, x_k, sigma, options)
         return x0_to_eps(x, denoised, level)
+
+    def _conditions(
+        self, prompt: Prompt, embedding: PromptEmbedding | None
+    ) -> list[dict[str, Any]]:
+        conditions = self.guider.conds[prompt.value]
+        return conditions if embedding is None else with_embedding(conditions, embedding)
 
     def guided(
         self,
@@ -108,6 +122,7 @@ class HostPredictor:
         negative: torch.Tensor | None = None,
         rows: Rows = Rows.ALL,
         attention: AttentionEdit | None = None,
+        embedding: PromptEmbedding | None = None,
     ) -> Guided:
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen: dict[str, torch.Tensor | None] = {}
@@ -123,7 +138,7 @@ class HostPredictor:
                 options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
             single = known or math.isclose(text_scale, 1)
             self._count(len(x) * (1 if single else 2))
-            denoised = self._guide(x, level, text_scale, rows, options)
+            denoised = self._guide(x, level, text_scale, rows, embedding, options)
         eps = x0_to_eps(x, denoised, level)
         told = seen.get("negative")  # absent where a patch answers from a cache
         if negative is None and told is not None:
@@ -140,12 +155,17 @@ class HostPredictor:
         level: NoiseLevel,
         text_scale: float,
         rows: Rows,
+        embedding: PromptEmbedding | None,
         options: dict[str, Any],
     ) -> torch.Tensor:
         """The denoised latent by the guider, the branches' own text in the place of positive."""
         conditions = self.guider.conds
         self.guider.set_cfg(text_scale)
-        self.guider.conds = {**conditions, Prompt.POSITIVE.value: self._texts[rows]}
+        self.guider.conds = {
+            **conditions,
+            Prompt.POSITIVE.value: self._texts[rows],
+            Prompt.NEGATIVE.value: self._conditions(Prompt.NEGATIVE, embedding),
+        }
         try:
             return self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
         finally:
@@ -193,7 +213,12 @@ class HostPredictor:
         return DifferentiableLayers(self.guider.inner_model.diffusion_model, *others)
 
     def _differentiable(
-        self, x_k: torch.Tensor, sigma: torch.Tensor, prompt: Prompt, options: dict[str, Any]
+        self,
+        x_k: torch.Tensor,
+        sigma: torch.Tensor,
+        prompt: Prompt,
+        embedding: PromptEmbedding | None,
+        options: dict[str, Any],
     ) -> torch.Tensor:
         # The multi-GPU path runs without gradients: this pass takes the single-device one.
         options = {k: v for k, v in options.items() if k != "multigpu_clones"}
@@ -204,8 +229,10 @@ class HostPredictor:
             _OVERRIDE: attention_with_backward(other),
         }
         if prompt not in self._own_conditions:
-            self._own_conditions[prompt] = _own(self.guider.conds[prompt.value])
+            self._own_conditions[prompt] = own(self.guider.conds[prompt.value])
         conditions = self._own_conditions[prompt]
+        if embedding is not None:
+            conditions = with_embedding(conditions, embedding)
         if len({condition.get("hooks") for condition in conditions}) > 1:
             raise NotDifferentiable(
                 "gradient 'full' is not possible with different LoRA hooks in one prompt: the host"
@@ -224,7 +251,7 @@ class HostPredictor:
             text = str(error).splitlines()[0]
             raise NotDifferentiable.through_patch(f"'{text}'") from error
         if not denoised.requires_grad:
-            raise NotDifferentiable.through_patch("a prediction that is cut off from the latent")
+            raise NotDifferentiable.through_patch("a prediction that is cut off from its input")
         self.cost.backward_rows += len(x_k) // self.branches.pictures
         return denoised
 
@@ -232,21 +259,3 @@ class HostPredictor:
 def _sigma(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
     """The level as the host wants it: (B,) float32."""
     return torch.full((x.shape[0],), level.k_sigma, dtype=torch.float32, device=x.device)
-
-
-def _own(conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Conditions whose tensors autograd may save: the host's were made in inference mode."""
-    return [
-        {**condition, "model_conds": {k: _cloned(v) for k, v in condition["model_conds"].items()}}
-        for condition in conditions
-    ]
-
-
-def _cloned(value: Any) -> Any:
-    content = getattr(value, "cond", None)
-    result = copy.copy(value)
-    if isinstance(content, torch.Tensor):
-        result.cond = content.clone()
-    elif isinstance(content, list):
-        result.cond = [t.clone() if isinstance(t, torch.Tensor) else t for t in content]
-    return result

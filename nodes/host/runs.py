@@ -100,10 +100,12 @@ def run_sampling(
         Prompt.NEGATIVE.value: negative,
     }
     columns: tuple[int, ...] = ()
-    if editor is not None:
-        check_editable(model, editor)
+    guidance.check(trajectory, branches)
+    if editor is not None or guidance.needs_source_prompt:
         check_conditioning(trajectory.source, "trajectory's source prompt")
         conditions[Prompt.SOURCE.value] = trajectory.source
+    if editor is not None:
+        check_editable(model, editor)
         lengths = columns_of(trajectory.source, positive)
         columns = lengths[:1] + lengths[1:] * branches.targets
         editor.check(columns)

@@ -166,7 +166,7 @@ def test_the_state_goes_down_the_gradient_of_finite_differences(
 
     def procedure(predictor, latent, _):
         run = library.Run(predictor, made, STEPS, 4.0, branches)
-        state, _ = first(node.execute(0.25)).begin(run).predict(x, step, None)
+        state, _ = first(node.execute(0.25)).begin(run).predict(library.Prepared(x), step)
         source = Keeping()
         predictor.guided(x[:1], step.level, 4.0, rows=library.Rows.SOURCE, attention=source)
         states = [x[1:] + k * h * direction for k in (2, 1, -1, -2)]
@@ -182,7 +182,7 @@ def test_the_state_goes_down_the_gradient_of_finite_differences(
         "negative": random_prompt(3),
     }
     samples = torch.zeros(SHAPE)
-    runs._run(model, conditions, samples, made.schedule, None, procedure, branches, (7, 7))
+    runs.run_procedure(model, conditions, samples, made.schedule, None, procedure, branches, (7, 7))
     assert torch.equal(got["state"][:1], x[:1])
     terms = ((x - got["state"])[1:] / 0.25 * direction).double()
     a, b, c, d = got["values"]

@@ -86,7 +86,7 @@ def every_step(host, data, editor):
         method, editing = data.guidance(library).begin(run), editor.begin(run)
         for step in steps:
             prepared = method.prepare(starts[step.index].clone(), step)
-            x, guided = editing.predict(prepared.x, step, prepared.negative)
+            x, guided = editing.predict(prepared, step)
             eps = method.correct(x, step, guided)
             x = method.settle(levels.ddim_step(x, eps, step.level, step.level_to), step)
             got.append(editing.settle(x, step))

@@ -16,6 +16,7 @@ from nmg_sampler import (
     NoiseMapGuidance,
     NotDifferentiable,
     PlainGuidance,
+    Prepared,
     Prompt,
     Rows,
     Trajectory,
@@ -118,9 +119,9 @@ class Watching(Pix2PixZero):
         editing = super().begin(run)
         predict, seen = editing.predict, self.seen
 
-        def watched(x, step, negative):
-            moved, guided = predict(x, step, negative)
-            seen.append((step.level, x, moved, guided))
+        def watched(prepared, step):
+            moved, guided = predict(prepared, step)
+            seen.append((step.level, prepared.x, moved, guided))
             return moved, guided
 
         editing.predict = watched
@@ -146,7 +147,7 @@ def test_equal_attention_has_distance_zero_and_gradient_zero():
     x = noise(*SHAPE)
     run = Run(network([SOURCE], 2), make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
     both = torch.cat([x, x])
-    moved, _ = Pix2PixZero(0.3).begin(run).predict(both, SCHEDULE.descent()[4], None)
+    moved, _ = Pix2PixZero(0.3).begin(run).predict(Prepared(both), SCHEDULE.descent()[4])
     assert float(energy(x, [SOURCE], reference_of(x, level), level).max()) == 0
     assert torch.equal(moved, both)
 
@@ -207,7 +208,7 @@ def test_a_small_scale_lowers_the_distance_in_every_step():
 def test_the_state_goes_down_the_gradient_of_finite_differences():
     level, x = SCHEDULE.descent()[4].level, noise(4, *SHAPE[1:], seed=7)
     run = Run(network([MOVED], 2), make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
-    moved, _ = Pix2PixZero(0.25).begin(run).predict(x, SCHEDULE.descent()[4], None)
+    moved, _ = Pix2PixZero(0.25).begin(run).predict(Prepared(x), SCHEDULE.descent()[4])
     gradient = (x - moved)[2:] / 0.25
     assert torch.equal(moved[:2], x[:2])
     reference, h = reference_of(x[:2], level), 1e-5
@@ -224,8 +225,8 @@ def test_separate_halves_predict_from_their_own_states_and_go_on_from_the_uncond
     step, x = SCHEDULE.descent()[4], noise(4, *SHAPE[1:], seed=7)
     predictor = network([MOVED], 2)
     run = Run(predictor, make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
-    moved, guided = Pix2PixZero(0.25, Halves.SEPARATE).begin(run).predict(x, step, None)
-    together, _ = Pix2PixZero(0.25).begin(run).predict(x, step, None)
+    moved, guided = Pix2PixZero(0.25, Halves.SEPARATE).begin(run).predict(Prepared(x), step)
+    together, _ = Pix2PixZero(0.25).begin(run).predict(Prepared(x), step)
     unconditional, both = x[2:] - moved[2:], x[2:] - together[2:]
     conditional = x[2:] - (both - unconditional)
     negative = predictor.eps(moved[2:], step.level, Prompt.NEGATIVE)
@@ -319,7 +320,7 @@ def test_a_prompt_that_was_repeated_beside_a_longer_one_is_compared_once():
 
 def test_a_negative_in_parts_is_refused():
     class Twice(AttentiveNoise):
-        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
+        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
             self._half(x, level, False, rows, attention)
             return super().guided(x, level, text_scale, negative, rows, attention)
 
@@ -330,7 +331,7 @@ def test_a_negative_in_parts_is_refused():
 
 def test_a_model_that_is_cut_off_is_refused_with_what_to_do():
     class Cut(DetachedNoise):
-        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
+        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
             network([MOVED], 2).guided(x, level, text_scale, negative, rows, attention)
             return Guided(x, x)
 
@@ -342,7 +343,7 @@ def test_a_cached_answer_without_attention_is_left_alone():
     """Nothing of the source was seen in this step, so there is nothing to follow."""
 
     class Cached(AttentiveNoise):
-        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None):
+        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
             return super().guided(x, level, text_scale, negative, rows)
 
     trajectory = make()
@@ -388,5 +389,5 @@ def test_a_run_keeps_nothing_of_a_step():
     run = Run(network([MOVED], 2), make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
     editing = Pix2PixZero().begin(run)
     before = set(vars(editing))
-    editing.predict(noise(4, *SHAPE[1:]), SCHEDULE.descent()[0], None)
+    editing.predict(Prepared(noise(4, *SHAPE[1:])), SCHEDULE.descent()[0])
     assert set(vars(editing)) == before
