@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .errors import InvalidInput
-from .trajectory_file import FileKind, Tensors, read_file, write_file
+from .tensor_file import FileKind, Tensors, read_file, write_file
 
 DIRECTION = FileKind(
     "direction",

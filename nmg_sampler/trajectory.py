@@ -1,6 +1,7 @@
 """The trajectory: a picture as the noise maps that an inversion went through."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ class Trajectory:
         model: what it was made with.
         source: the conditioning of the source prompt; nested dicts, lists, numbers and tensors.
         noise_mask: (B or 1, 1, ...) 0..1, or None: where the source latent may change at all.
+        extras: what a method found out about this inversion and wants to use again, by a name of
+            its own; CPU.
 
     Raises:
         InvalidInput: shapes do not fit each other, or a state is not finite.
@@ -50,6 +53,7 @@ class Trajectory:
     model: ModelIdentity
     source: Any = None
     noise_mask: torch.Tensor | None = None
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         expected = len(self.schedule.levels)

@@ -19,7 +19,7 @@ from nmg_sampler import (
     load_trajectory,
     official_schedule,
     save_trajectory,
-    trajectory_file,
+    tensor_file,
 )
 
 SCHEDULE = official_schedule(training_levels(), 3)
@@ -202,13 +202,24 @@ def test_conditioning_that_cannot_be_stored_is_refused_with_place_and_type(path,
     assert list(path.parent.iterdir()) == []
 
 
+def test_what_a_method_keeps_with_a_trajectory_survives(tmp_path):
+    extras = {"null_text": noise(3, 1, 5, 4, dtype=torch.float32)}
+    path = tmp_path / "extras.nmg.safetensors"
+    save_trajectory(make(extras=extras), path)
+    loaded = load_trajectory(path).extras
+    assert loaded.keys() == extras.keys()
+    assert torch.equal(loaded["null_text"], extras["null_text"])
+    save_trajectory(make(), path)
+    assert load_trajectory(path).extras == {}
+
+
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["disk", "stop"])
 def test_a_write_that_breaks_off_leaves_no_file(path, monkeypatch, error):
     def break_off(tensors, file, metadata):
         file.write_bytes(b"half a file")
         raise error
 
-    monkeypatch.setattr(trajectory_file, "save_file", break_off)
+    monkeypatch.setattr(tensor_file, "save_file", break_off)
     with pytest.raises(type(error)):
         save_trajectory(make(), path)
     assert list(path.parent.iterdir()) == []
@@ -220,7 +231,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_untouched(saved, monkeypatc
         raise OSError("no")
 
     before = saved.read_bytes()
-    owner = trajectory_file if broken == "save_file" else trajectory_file.os
+    owner = tensor_file if broken == "save_file" else tensor_file.os
     monkeypatch.setattr(owner, broken, refuse)
     with pytest.raises(OSError, match="no"):
         save_trajectory(make(states=STATES + 1), saved)
