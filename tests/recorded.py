@@ -64,8 +64,9 @@ def as_latent(model, z):
     return {"samples": model.model.process_latent_out(z)}
 
 
+@cache
 def invert(host, data, schedule_name):
-    """(model, trajectory) of the recorded picture."""
+    """(model, trajectory) of the recorded picture; a trajectory is never written to."""
     _, model_tools, runs = host
     model = network(data.parameters["unet"])
     schedule = model_tools.make_schedule(model, schedule_name, data.steps)

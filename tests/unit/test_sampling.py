@@ -324,7 +324,7 @@ class Recorder(GuidedRun):
         return super().settle(x, step) + (1 if step.index == STEPS - 1 else 0)
 
 
-class Recording:
+class Recording(Guidance):
     """Another method in the same plug."""
 
     def begin(self, run):
