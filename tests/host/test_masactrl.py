@@ -264,11 +264,11 @@ def test_words_find_the_object_in_the_picture(
     edit(nodes, demo[0], demo_trajectory, editor, **under(encode, TARGET))
     scene = scenes.random_scene(np.random.default_rng(SCENE))
     coverage = torch.from_numpy(scenes.coverage(scene)).float().reshape(1, 1, 128, 128)
-    true = interpolate(coverage, (8, 8), mode="area") >= 0.5
+    true = interpolate(coverage, (16, 16), mode="area") >= 0.5
     mask = found[-1] > 0
     assert len(found) == STEPS - 1
-    assert float(mask[true].float().mean()) > 0.8
-    assert float(mask[~true].float().mean()) < 0.2
+    assert float(mask[true].float().mean()) > 0.9
+    assert float(mask[~true].float().mean()) < 0.1
 
 
 def test_words_change_the_edit_and_the_same_editor_gives_it_twice(
