@@ -40,12 +40,17 @@ from .levels import NoiseLevel as NoiseLevel
 from .local_blend import LocalBlend as LocalBlend
 from .masactrl import MasaCtrl as MasaCtrl
 from .masactrl_layers import Counting as Counting
+from .negative_prompt import NegativePromptGuidance as NegativePromptGuidance
 from .noise_map import Gradient as Gradient
 from .noise_map import Mode as Mode
 from .noise_map import NoiseMapGuidance as NoiseMapGuidance
 from .noise_map import Reference as Reference
 from .noise_map import fused_guidance as fused_guidance
 from .noise_map import official_guidance as official_guidance
+from .null_text import NullTextGuidance as NullTextGuidance
+from .null_text import NullTextSettings as NullTextSettings
+from .null_text_optimisation import UpdateEvent as UpdateEvent
+from .null_text_optimisation import optimise_null_text as optimise_null_text
 from .pix2pix_zero import Halves as Halves
 from .pix2pix_zero import Pix2PixZero as Pix2PixZero
 from .predictor import Guided as Guided

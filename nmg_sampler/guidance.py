@@ -6,9 +6,13 @@ from typing import NamedTuple
 import torch
 
 from .branches import Branches
+from .errors import InvalidInput
 from .predictor import Guided, Predictor, PromptEmbedding
 from .schedule import Step
 from .trajectory import Trajectory
+
+# The extra that marks a trajectory of independently drawn states (`edit_friendly`): noise per step.
+STEP_NOISE = "edit_friendly_noise"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,19 @@ class Guidance:
     needs_source_prompt = False
 
     def check(self, trajectory: Trajectory, branches: Branches) -> None:
-        """Raises InvalidInput if it cannot work with this trajectory, or without a source."""
+        """Raises InvalidInput if it cannot work with this trajectory, or without a source.
+
+        As it is here it refuses states that are no path but drawn one by one, which only the method
+        that they are made for can go through; a method's own check begins with this one.
+        """
+        if STEP_NOISE in trajectory.extras:
+            raise InvalidInput.of(
+                "trajectory",
+                "is of the wrong kind",
+                "that of Edit-Friendly Inversion, whose states are drawn one by one",
+                "noise maps on a path, as NMG Invert makes them",
+                "Connect the guidance of Edit-Friendly Inversion as well, or use NMG Invert.",
+            )
 
     def begin(self, run: Run) -> GuidedRun:
         """The method at work in `run`."""

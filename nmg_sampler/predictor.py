@@ -106,7 +106,35 @@ def differentiable_eps(
     Raises:
         NotDifferentiable: the prediction is cut off from `x`.
     """
-    eps, leaf = _with_graph(predictor, x, level, prompt)
+    eps, leaf = _with_graph(lambda leaf: predictor.eps(leaf, level, prompt), x)
+    if not eps.requires_grad:
+        raise _cut_off()
+    return eps.detach(), lambda cotangent: _pull_back(eps, leaf, cotangent)
+
+
+def embedding_eps(
+    predictor: Predictor, x: torch.Tensor, level: NoiseLevel, prompt: Prompt, tokens: torch.Tensor
+) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
+    """The noise in `x` under other tokens, and the pullback of a covector on it to them.
+
+    Args:
+        tokens: (rows or 1, columns, width), the embedding in the prompt's place.
+
+    Returns:
+        eps: (B, C, ...), detached.
+        pullback: cotangent -> J^T cotangent with J = d eps / d tokens; the shape and dtype of
+            `tokens`; usable once.
+
+    Raises:
+        NotDifferentiable: the prediction is cut off from the tokens.
+    """
+
+    def predict(leaf: torch.Tensor) -> torch.Tensor:
+        # A tensor of the host's inference mode cannot be kept for a backward pass.
+        state = x.detach().clone()
+        return predictor.eps(state, level, prompt, embedding=PromptEmbedding(leaf))
+
+    eps, leaf = _with_graph(predict, tokens)
     if not eps.requires_grad:
         raise _cut_off()
     return eps.detach(), lambda cotangent: _pull_back(eps, leaf, cotangent)
@@ -125,7 +153,7 @@ def loss_gradient(
     Raises:
         NotDifferentiable: the loss is cut off from `x`.
     """
-    _, leaf = _with_graph(predictor, x, level, prompt, loss, embedding)
+    _, leaf = _with_graph(lambda leaf: predictor.eps(leaf, level, prompt, loss, embedding), x)
     total = loss.total()
     if not total.requires_grad:
         raise _cut_off()
@@ -133,20 +161,15 @@ def loss_gradient(
 
 
 def _with_graph(
-    predictor: Predictor,
-    x: torch.Tensor,
-    level: NoiseLevel,
-    prompt: Prompt,
-    attention: AttentionEdit | None = None,
-    embedding: PromptEmbedding | None = None,
+    predict: Callable[[torch.Tensor], torch.Tensor], at: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(eps, the leaf it is a function of): the only place of the library where a graph is built.
+    """(eps, the leaf at `at` it is a function of): the only place of the library with a graph.
 
     Leaves the host's inference mode for it.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        return predictor.eps(leaf, level, prompt, attention, embedding), leaf
+        leaf = at.detach().clone().requires_grad_()
+        return predict(leaf), leaf
 
 
 def _pull_back(result: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor) -> torch.Tensor:
@@ -168,6 +191,6 @@ def _pull_back(result: torch.Tensor, leaf: torch.Tensor, cotangent: torch.Tensor
 def _cut_off() -> NotDifferentiable:
     return NotDifferentiable(
         "gradient 'full' needs a prediction that can be differentiated. Got one that is cut off"
-        " from the latent; expected a graph. A patch on the model caches or detaches it: remove"
+        " from its input; expected a graph. A patch on the model caches or detaches it: remove"
         " the patch, or use gradient 'direct'."
     )

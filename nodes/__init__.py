@@ -8,7 +8,10 @@ from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
 from .invert import NMGInvert
 from .masactrl import NMGMasaCtrl
+from .negative_prompt import NMGNegativePrompt
+from .null_text import NMGNullText
 from .pix2pix_zero import NMGPix2PixZero
+from .plain import NMGPlainGuidance
 from .prompt_to_prompt import NMGPromptToPrompt
 from .prompts import NMGPrompts
 from .sample import NMGSample
@@ -17,6 +20,9 @@ NODES: list[type[io.ComfyNode]] = [
     NMGInvert,
     NMGSample,
     NMGGuidance,
+    NMGPlainGuidance,
+    NMGNullText,
+    NMGNegativePrompt,
     NMGPromptToPrompt,
     NMGMasaCtrl,
     NMGPix2PixZero,
