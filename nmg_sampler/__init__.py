@@ -14,6 +14,7 @@ from .attention import AttentionLayer as AttentionLayer
 from .attention_maps import word_maps as word_maps
 from .branches import Branches as Branches
 from .branches import Rows as Rows
+from .direct_inversion import DirectInversion as DirectInversion
 from .direction import EditDirection as EditDirection
 from .direction import SentenceEmbedding as SentenceEmbedding
 from .direction import load_direction as load_direction
@@ -61,6 +62,8 @@ from .prompt_edit import PromptEdit as PromptEdit
 from .prompt_to_prompt import PromptToPrompt as PromptToPrompt
 from .prompts import TokenizedPrompt as TokenizedPrompt
 from .prompts import Word as Word
+from .proximal import ProximalGuidance as ProximalGuidance
+from .proximal import Threshold as Threshold
 from .regularization import NoiseRegularization as NoiseRegularization
 from .sampling import Sampled as Sampled
 from .sampling import sample as sample

@@ -59,9 +59,12 @@ class NoiseMapGuidance(Guidance):
         start, end: fractions of the run between which the method acts, 0 the noisiest end.
         inside, outside: factors of the scale where the mask is 1 and where it is 0; without a mask
             neither applies.
+        every: it acts in the steps 0, every, 2 every, ... of the run, 1 or more.
+        falloff: how much of the scale is gone at the end of the run, 0..1, linearly from its
+            beginning; 0 keeps it constant.
 
     Raises:
-        InvalidInput: a number is negative, not finite, or start >= end.
+        InvalidInput: a number leaves its range, is not finite, or start >= end.
     """
 
     noise_map_scale: float
@@ -74,6 +77,8 @@ class NoiseMapGuidance(Guidance):
     end: float = 1.0
     inside: float = 0.2
     outside: float = 10.0
+    every: int = 1
+    falloff: float = 0.0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -102,6 +107,14 @@ class NoiseMapGuidance(Guidance):
                 f"{self.start} to {self.end}",
                 "0 <= start < end <= 1",
                 "0 to 1 is the whole run.",
+            )
+        if self.every < 1:
+            raise InvalidInput.of(
+                "every", "is no step count", self.every, "1 or more", "1 is every step."
+            )
+        if not 0 <= self.falloff <= 1:
+            raise InvalidInput.of(
+                "falloff", "is no share", self.falloff, "0 to 1", "0 keeps the scale constant."
             )
 
     def begin(self, run: Run) -> GuidedRun:
@@ -140,7 +153,8 @@ class _NoiseMapRun(GuidedRun):
     def acts(self, step: Step) -> bool:
         """Whether `step` lies in the method's part of the run."""
         progress = step.index / self.run.total
-        return self.method.start <= progress < self.method.end
+        in_turn = step.index % self.method.every == 0
+        return in_turn and self.method.start <= progress < self.method.end
 
     def unconditional(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps under the negative prompt, the noise map term to add to it)."""
@@ -166,8 +180,9 @@ class _NoiseMapRun(GuidedRun):
         return energy_slope(reached, reference, self.method.loss)
 
     def weighted(self, gradient: torch.Tensor, step: Step) -> torch.Tensor:
-        """s_N * s_g * sqrt(1 - abar) * dE/dz."""
-        return self.weight * step.level.sigma * gradient
+        """s_N * s_g * sqrt(1 - abar) * dE/dz, the scales as they are in this step."""
+        left = 1 - self.method.falloff * step.index / self.run.total
+        return self.weight * step.level.sigma * left * gradient
 
 
 class _Official(_NoiseMapRun):

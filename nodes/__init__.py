@@ -2,6 +2,7 @@
 
 from .attention_maps import NMGAttentionMaps
 from .demo import NMGDemoModel, NMGDemoPicture
+from .direct_inversion import NMGDirectInversion
 from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NMGSaveDirection
 from .files import NMGLoadTrajectory, NMGSaveTrajectory
 from .guidance import NMGGuidance
@@ -14,6 +15,7 @@ from .pix2pix_zero import NMGPix2PixZero
 from .plain import NMGPlainGuidance
 from .prompt_to_prompt import NMGPromptToPrompt
 from .prompts import NMGPrompts
+from .proximal import NMGProximal
 from .sample import NMGSample
 
 NODES: list[type[io.ComfyNode]] = [
@@ -23,6 +25,8 @@ NODES: list[type[io.ComfyNode]] = [
     NMGPlainGuidance,
     NMGNullText,
     NMGNegativePrompt,
+    NMGProximal,
+    NMGDirectInversion,
     NMGPromptToPrompt,
     NMGMasaCtrl,
     NMGPix2PixZero,

@@ -132,6 +132,28 @@ class NMGGuidance(io.ComfyNode):
                     tooltip="With a mask on NMG Sample: factor of the scale where the picture"
                     " should stay, 0 to 100.",
                 ),
+                io.Int.Input(
+                    "every",
+                    default=NoiseMapGuidance.every,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="The guidance acts in every so many steps, 1 to 1000, counted from the"
+                    " first one. 1: in each step.",
+                ),
+                io.Float.Input(
+                    "falloff",
+                    default=NoiseMapGuidance.falloff,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How much of the scale is gone at the end of the run, 0 to 1, evenly"
+                    " over the steps. 0: the scale is constant; 1: it falls to nothing.",
+                ),
             ],
             outputs=[
                 Guidance.Output("guidance", tooltip="The method with its settings, for NMG Sample.")
@@ -151,6 +173,8 @@ class NMGGuidance(io.ComfyNode):
         end,
         inside=NoiseMapGuidance.inside,
         outside=NoiseMapGuidance.outside,
+        every=NoiseMapGuidance.every,
+        falloff=NoiseMapGuidance.falloff,
     ) -> io.NodeOutput:
         mode = Mode(mode)
         auto = Reference.CURRENT if mode is Mode.OFFICIAL else Reference.REACHED
@@ -167,5 +191,7 @@ class NMGGuidance(io.ComfyNode):
                     end,
                     inside,
                     outside,
+                    every,
+                    falloff,
                 )
             )

@@ -97,6 +97,17 @@ class NMGInvert(io.ComfyNode):
                     tooltip="Of the random shifts that regularize compares the noise at, 0 to"
                     " 4294967295. Without regularize it has no effect: inversion draws nothing.",
                 ),
+                io.Int.Input(
+                    "refine_iterations",
+                    default=0,
+                    min=0,
+                    max=20,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Model calls per step, 0 to 20, that make the step the exact inverse of"
+                    " a sampling step. 0: plain DDIM inversion; 1 to 3: plain reconstruction gets"
+                    " much better, at as many times the cost more.",
+                ),
             ],
             outputs=[
                 Trajectory.Output(
@@ -122,6 +133,7 @@ class NMGInvert(io.ComfyNode):
         sigmas=None,
         regularize=0,
         seed=0,
+        refine_iterations=0,
     ) -> io.NodeOutput:
         with speaking_as("NMG Invert"):
             if sigmas is None:
@@ -133,6 +145,6 @@ class NMGInvert(io.ComfyNode):
                 generator = torch.Generator().manual_seed(seed)
                 whiten = partial(NoiseRegularization(regularize), generator=generator)
             trajectory, noisiest, cost = run_inversion(
-                model, positive, latent_image, levels, whiten
+                model, positive, latent_image, levels, whiten, refine_iterations
             )
         return io.NodeOutput(trajectory, {**latent_image, "samples": noisiest}, ui={"nmg": [cost]})

@@ -18,22 +18,20 @@ def embedding_of(conditions: list[Condition], prompt: Prompt) -> PromptEmbedding
     Raises:
         InvalidInput: the prompt has several parts, or none that is an embedding.
     """
-    values = [condition["model_conds"] for condition in conditions]
-    if len(values) != 1 or _TOKENS not in values[0]:
-        raise InvalidInput.of(
-            prompt.value,
-            "is no single prompt, and this method works on its embedding",
-            f"{len(values)} parts",
-            "one text for the whole picture",
-            "Take combined prompts and areas apart.",
-        )
-    vector = values[0].get(_VECTOR)
-    return PromptEmbedding(values[0][_TOKENS].cond, None if vector is None else vector.cond)
+    values = _single(conditions, prompt)["model_conds"]
+    vector = values.get(_VECTOR)
+    return PromptEmbedding(values[_TOKENS].cond, None if vector is None else vector.cond)
 
 
-def with_embedding(conditions: list[Condition], embedding: PromptEmbedding) -> list[Condition]:
-    """The conditions of a prompt under another embedding; where and when it applies stays."""
-    (condition,) = conditions
+def with_embedding(
+    conditions: list[Condition], prompt: Prompt, embedding: PromptEmbedding
+) -> list[Condition]:
+    """The conditions of a prompt under another embedding; where and when it applies stays.
+
+    Raises:
+        InvalidInput: the prompt has several parts, or none that is an embedding.
+    """
+    condition = _single(conditions, prompt)
     values = dict(condition["model_conds"])
     values[_TOKENS] = _with(values[_TOKENS], embedding.tokens)
     if embedding.vector is not None:
@@ -47,6 +45,18 @@ def own(conditions: list[Condition]) -> list[Condition]:
         {**condition, "model_conds": {k: _cloned(v) for k, v in condition["model_conds"].items()}}
         for condition in conditions
     ]
+
+
+def _single(conditions: list[Condition], prompt: Prompt) -> Condition:
+    if len(conditions) != 1 or _TOKENS not in conditions[0]["model_conds"]:
+        raise InvalidInput.of(
+            prompt.value,
+            "is no single prompt, and this method works on its embedding",
+            f"{len(conditions)} parts",
+            "one text for the whole picture",
+            "Take combined prompts and areas apart.",
+        )
+    return conditions[0]
 
 
 def _with(value: Any, content: torch.Tensor) -> Any:

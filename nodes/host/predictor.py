@@ -112,7 +112,7 @@ class HostPredictor:
         self, prompt: Prompt, embedding: PromptEmbedding | None
     ) -> list[dict[str, Any]]:
         conditions = self.guider.conds[prompt.value]
-        return conditions if embedding is None else with_embedding(conditions, embedding)
+        return conditions if embedding is None else with_embedding(conditions, prompt, embedding)
 
     def guided(
         self,
@@ -232,7 +232,7 @@ class HostPredictor:
             self._own_conditions[prompt] = own(self.guider.conds[prompt.value])
         conditions = self._own_conditions[prompt]
         if embedding is not None:
-            conditions = with_embedding(conditions, embedding)
+            conditions = with_embedding(conditions, prompt, embedding)
         if len({condition.get("hooks") for condition in conditions}) > 1:
             raise NotDifferentiable(
                 "gradient 'full' is not possible with different LoRA hooks in one prompt: the host"

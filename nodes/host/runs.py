@@ -37,8 +37,9 @@ def run_inversion(
     latent: dict[str, Any],
     schedule: Schedule,
     regularize: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    refine_iterations: int = 0,
 ) -> tuple[Trajectory, torch.Tensor, dict[str, Any]]:
-    """Inverts a LATENT under the source prompt, with `regularize` as `invert` takes it.
+    """Inverts a LATENT under the source prompt; the last two arguments as `invert` takes them.
 
     Returns:
         the trajectory; its noisiest state as a LATENT's samples (sigma-scaled, as samplers of the
@@ -56,7 +57,7 @@ def run_inversion(
     made: list[Trajectory] = []
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
-        states = invert(x, schedule, predictor, on_step, regularize)
+        states = invert(x, schedule, predictor, on_step, regularize, refine_iterations)
         made.append(Trajectory(states, schedule, identity, source, mask))
         return state_to_k(states[-1], schedule.levels[-1])
 

@@ -1,6 +1,8 @@
 """The way up, and up and down again without a method: DDIM."""
 
+import itertools
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -20,6 +22,7 @@ from toys import (
 )
 
 from nmg_sampler import (
+    InvalidInput,
     NotFinite,
     PlainGuidance,
     Prompt,
@@ -29,7 +32,7 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.levels import level_from_k_sigma, step_factors
+from nmg_sampler.levels import ddim_step, level_from_k_sigma, step_factors
 from nmg_sampler.regularization import NoiseRegularization
 
 ALPHAS_BAR = training_levels()
@@ -317,3 +320,171 @@ def test_a_bad_number_of_the_regularisation_is_told_from_one_of_the_network():
     failing = FailingNoise(SmoothNoise(), 0)
     with pytest.raises(NotFinite, match=r"model's prediction is not finite at step 1"):
         invert(noise(*SHAPE), SCHEDULES["sigmas"], failing, regularize=whitened())
+
+
+# --- Fixed-point refinement ----------------------------------------------------------------------
+
+# Sampling starts at the last level: with "official" it starts below, and that error stays.
+CLOSING = {name: SCHEDULES[name] for name in ("official-masactrl", "sigmas", "sigmas to zero")}
+closing = pytest.mark.parametrize("schedule", CLOSING.values(), ids=CLOSING)
+
+
+class CalmNoise(SmoothNoise):
+    """A network whose steps change little with their own result: the iteration contracts fast."""
+
+    def noise_of(self, x, level, prompt):
+        return 0.3 * super().noise_of(x, level, prompt)
+
+
+def cycle_errors(schedule, iterations, **options):
+    """The round trip's error for each count of refinements."""
+    x, predictor = noise(*SHAPE), CalmNoise()
+    return [
+        (
+            sample(
+                Trajectory(
+                    invert(x, schedule, predictor, refine_iterations=count, **options),
+                    schedule,
+                    IDENTITY,
+                ),
+                predictor,
+                PlainGuidance(),
+                1.0,
+            )
+            - x
+        )
+        .abs()
+        .max()
+        .item()
+        for count in iterations
+    ]
+
+
+@closing
+def test_the_cycle_error_falls_by_a_factor_with_every_refinement(schedule):
+    errors = cycle_errors(schedule, range(7))
+    falls = [later / earlier for earlier, later in itertools.pairwise(errors)]
+    assert max(falls) < 0.4
+    assert errors[6] < 1e-3 * errors[0]
+    assert cycle_errors(schedule, [60])[0] < 1e-12
+
+
+def test_refinement_gains_more_than_as_many_calls_spent_on_steps():
+    coarse, fine = (schedule_from_sigmas("x", geometric_sigmas(steps)) for steps in (10, 50))
+    assert cycle_errors(coarse, [4])[0] < 0.1 * cycle_errors(fine, [0])[0]
+
+
+@closing
+def test_the_fixed_point_is_the_exact_inverse_of_the_sampling_step(schedule):
+    states = invert(noise(*SHAPE), schedule, CalmNoise(), refine_iterations=60)
+    for step in schedule.descent():
+        eps = CalmNoise().noise_of(states[step.entry], step.level, Prompt.SOURCE)
+        down = ddim_step(states[step.entry], eps, step.level, step.level_to)
+        torch.testing.assert_close(down, states[step.entry_to], rtol=0, atol=1e-12)
+
+
+@schedules
+def test_no_refinement_is_plain_inversion_bit_for_bit(schedule):
+    x, predictor = noise(*SHAPE), SmoothNoise()
+    plain = invert(x, schedule, SmoothNoise())
+    assert torch.equal(invert(x, schedule, predictor, refine_iterations=0), plain)
+    assert not torch.equal(invert(x, schedule, SmoothNoise(), refine_iterations=1), plain)
+
+
+@schedules
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_refinement_asks_at_the_level_reached_whatever_the_label(schedule, count):
+    predictor = SmoothNoise()
+    invert(noise(*SHAPE), schedule, predictor, refine_iterations=count)
+    expected = [
+        level
+        for query, reached in zip(schedule.query_levels, schedule.levels[1:], strict=True)
+        for level in (query, *[reached] * count)
+    ]
+    assert [call.level for call in predictor.calls] == expected
+    assert {(call.kind, call.rows, call.prompt) for call in predictor.calls} == {
+        ("eps", 2, Prompt.SOURCE)
+    }
+
+
+@schedules
+def test_the_refined_states_equal_the_iteration_written_out(schedule):
+    predictor, x = SmoothNoise(), noise(*SHAPE)
+    expected = [x]
+    for index, query in enumerate(schedule.query_levels):
+        ends = schedule.levels[index], schedule.levels[index + 1]
+        reached = ddim_step(x, predictor.noise_of(x, query, Prompt.SOURCE), *ends)
+        for _ in range(2):
+            reached = ddim_step(x, predictor.noise_of(reached, ends[1], Prompt.SOURCE), *ends)
+        x = reached
+        expected.append(x)
+    states = invert(expected[0], schedule, predictor, refine_iterations=2)
+    assert torch.equal(states, torch.stack(expected))
+
+
+def test_the_fixed_point_does_not_depend_on_where_the_first_answer_was_asked():
+    schedule, x = SCHEDULES["sigmas"], noise(*SHAPE)
+    relabelled = replace(schedule, query_levels=schedule.levels[:-1])
+    one, other = (invert(x, s, CalmNoise(), refine_iterations=60) for s in (schedule, relabelled))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+def test_official_keeps_the_error_of_where_its_sampling_starts():
+    schedule = SCHEDULES["official"]
+    plain, refined, more = cycle_errors(schedule, [0, 5, 60])
+    assert refined == pytest.approx(more, rel=1e-2)
+    assert more > 1e-3
+
+
+def test_every_refined_prediction_is_regularised():
+    x, schedule, seen = noise(*SHAPE), SCHEDULES["sigmas"], []
+
+    def halve(eps):
+        seen.append(eps)
+        return eps / 2
+
+    class Half(SmoothNoise):
+        def noise_of(self, x, level, prompt):
+            return super().noise_of(x, level, prompt) / 2
+
+    states = invert(x, schedule, SmoothNoise(), regularize=halve, refine_iterations=2)
+    assert torch.equal(states, invert(x, schedule, Half(), refine_iterations=2))
+    assert len(seen) == 30
+
+
+def test_a_refined_batch_of_two_equals_two_singles_at_odd_sizes():
+    schedule, x = SCHEDULES["sigmas"], noise(2, 3, 5, 3)
+    singles = [invert(x[k : k + 1], schedule, SmoothNoise(), refine_iterations=2) for k in range(2)]
+    torch.testing.assert_close(
+        invert(x, schedule, SmoothNoise(), refine_iterations=2),
+        torch.cat(singles, 1),
+        rtol=0,
+        atol=1e-11,
+    )
+
+
+def test_a_refined_step_reports_once_with_the_clean_latent_of_its_last_answer():
+    schedule, events = SCHEDULES["sigmas"], []
+    states = invert(noise(*SHAPE), schedule, SmoothNoise(), events.append, refine_iterations=2)
+    assert torch.equal(torch.stack([event.x for event in events]), states[1:])
+    # A step keeps the clean latent and the noise of its prediction: both ends tell the same one.
+    low, high = schedule.levels[0], schedule.levels[1]
+    eps = (states[1] * low.alpha - states[0] * high.alpha) / (
+        high.sigma * low.alpha - low.sigma * high.alpha
+    )
+    x0 = (states[0] - low.sigma * eps) / low.alpha
+    torch.testing.assert_close(events[0].x0, x0, rtol=0, atol=1e-10)
+
+
+def test_a_bad_number_in_a_refinement_stops_the_inversion_with_its_own_sigma():
+    schedule = schedule_from_sigmas("x", [8.0, 4.0, 2.0, 1.0, 0.5])
+    predictor = FailingNoise(SmoothNoise(), 4)
+    with pytest.raises(NotFinite, match=r"step 2 of 4 \(sigma 2\)"):
+        invert(noise(*SHAPE), schedule, predictor, refine_iterations=2)
+
+
+def test_fewer_refinements_than_none_are_refused():
+    predictor = SmoothNoise()
+    with pytest.raises(InvalidInput, match=r"^refine_iterations .*Got -1;"):
+        invert(noise(*SHAPE), SCHEDULES["sigmas"], predictor, refine_iterations=-1)
+    assert predictor.calls == []
