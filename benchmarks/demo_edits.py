@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ _CORE_COVERAGE = 0.999
 class Edit:
     """One edit with its true answer."""
 
-    kind: str  # "colour" or "background": the word that changes
+    kind: str  # "colour", "shape" or "background": the word that changes
     source: scenes.Scene
     target: scenes.Scene
 
@@ -43,22 +44,44 @@ class Edit:
 
     def succeeded(self, picture: np.ndarray) -> bool:
         """Whether the word that changed can be read from the picture."""
+        if self.kind == "shape":
+            return checkers.read_scene(picture).shape == self.target.shape
         cover = scenes.coverage(self.source)
         if self.kind == "colour":
             return checkers.object_colour(picture, cover > _CORE_COVERAGE) == self.target.colour
         return checkers.background_colour(picture, cover > 0) == self.target.background
 
 
-def draw_edits(count: int, seed: int) -> list[Edit]:
-    """`count` edits, colour and background in turn; the scenes are not those of the training."""
+def draw_edits(
+    count: int, seed: int, kinds: Sequence[str] = ("colour", "background")
+) -> list[Edit]:
+    """`count` edits, their kinds in turn; the scenes are not those of the training."""
     rng = np.random.default_rng(seed)
-    return [_draw_edit(rng, ("colour", "background")[index % 2]) for index in range(count)]
+    return [_draw_edit(rng, kinds[index % len(kinds)]) for index in range(count)]
 
 
 def _draw_edit(rng: np.random.Generator, kind: str) -> Edit:
     source = scenes.random_scene(rng)
-    free = [name for name in scenes.colours if name not in (source.colour, source.background)]
+    if kind == "shape":
+        free = [name for name in scenes.shapes if name != source.shape]
+    else:
+        free = [name for name in scenes.colours if name not in (source.colour, source.background)]
     return Edit(kind, source, scenes.edit(source, kind, free[rng.integers(len(free))]))
+
+
+class Sampled(NamedTuple):
+    """What NMG Sample made."""
+
+    pictures: np.ndarray  # the edits
+    source: np.ndarray  # the source branch; without an editor the VAE round trip
+    cost: dict[str, Any]
+
+
+@cache
+def demo_model() -> tuple[Any, Any, Any]:
+    """Model, CLIP and VAE; after `boot()`."""
+    with torch.inference_mode():
+        return importlib.import_module("nmg_pack.nodes").NMGDemoModel.execute().args
 
 
 class Bench:
@@ -69,12 +92,15 @@ class Bench:
         self.nodes = importlib.import_module("nmg_pack.nodes")
         self.host_nodes = importlib.import_module("nodes")
         self.edits = edits
-        with torch.inference_mode():
-            self.model, self.clip, self.vae = self.nodes.NMGDemoModel.execute().args
-            pictures = np.stack([scenes.render(edit.source) for edit in edits])
-            self.latent = {"samples": self.vae.encode(torch.from_numpy(pictures))}
-            self.pictures = pictures
-            self.round_trip = self.decode(self.latent)
+        self.model, self.clip, self.vae = demo_model()
+        self.pictures = np.stack([scenes.render(edit.source) for edit in edits])
+        self.latent = self.encode(self.pictures)
+        self.round_trip = self.decode(self.latent)
+
+    @cached_property
+    def true_targets(self) -> np.ndarray:
+        """The true answers, through the VAE as every result is."""
+        return self.decode(self.encode(np.stack([scenes.render(e.target) for e in self.edits])))
 
     def prompts(self, captions: list[str]) -> list[Any]:
         """One CONDITIONING whose batch holds a prompt per picture."""
@@ -105,6 +131,19 @@ class Bench:
         self, trajectory: Any, prompts: Any, text_scale: float, guidance: Any, mask: Any = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """The pictures that NMG Sample makes, and what it cost."""
+        sampled = self.edit(trajectory, prompts, text_scale, guidance, mask=mask)
+        return sampled.pictures, sampled.cost
+
+    def edit(
+        self,
+        trajectory: Any,
+        prompts: Any,
+        text_scale: float,
+        guidance: Any,
+        editor: Any = None,
+        mask: Any = None,
+    ) -> Sampled:
+        """What NMG Sample makes, with an editor or without."""
         with torch.inference_mode():
             result = self.nodes.NMGSample.execute(
                 self.model,
@@ -116,13 +155,21 @@ class Bench:
                 0.0,
                 "fused",
                 guidance=guidance,
+                editor=editor,
                 mask=mask,
             )
-            return self.decode(result.args[0]), result.ui["nmg"][0]
+        pictures, source = (self.decode(latent) for latent in result.args)
+        return Sampled(pictures, source, result.ui["nmg"][0])
+
+    def encode(self, pictures: np.ndarray) -> dict[str, Any]:
+        """A LATENT of pictures."""
+        with torch.inference_mode():
+            return {"samples": self.vae.encode(torch.from_numpy(pictures))}
 
     def decode(self, latent: dict[str, Any]) -> np.ndarray:
         """(N, 128, 128, 3) in 0..1."""
-        return self.vae.decode(latent["samples"]).clamp(0, 1).float().cpu().numpy()
+        with torch.inference_mode():
+            return self.vae.decode(latent["samples"]).clamp(0, 1).float().cpu().numpy()
 
 
 def psnr(true: np.ndarray, test: np.ndarray) -> float:

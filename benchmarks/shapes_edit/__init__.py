@@ -1,0 +1,1 @@
+"""ShapesEdit: edits with true answers, the methods that make them, and what is measured."""
