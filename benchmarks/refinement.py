@@ -14,7 +14,7 @@ from statistics import mean
 import torch
 from demo_edits import Bench, draw_edits, psnr
 
-SETTINGS = (("official-masactrl", 25), ("official-masactrl", 50), ("official", 50))
+SETTINGS = (("official-masactrl", 25), ("official-masactrl", 50))
 ITERATIONS = (0, 1, 2, 4)
 
 

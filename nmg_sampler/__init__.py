@@ -20,6 +20,9 @@ from .direction import SentenceEmbedding as SentenceEmbedding
 from .direction import load_direction as load_direction
 from .direction import mean_difference as mean_difference
 from .direction import save_direction as save_direction
+from .edit_friendly import EditFriendly as EditFriendly
+from .edit_friendly import invert_edit_friendly as invert_edit_friendly
+from .edit_region import edit_region as edit_region
 from .editor import Editor as Editor
 from .editor import EditorRun as EditorRun
 from .energy import Loss as Loss

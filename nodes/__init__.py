@@ -4,6 +4,8 @@ from .attention_maps import NMGAttentionMaps
 from .demo import NMGDemoModel, NMGDemoPicture
 from .direct_inversion import NMGDirectInversion
 from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NMGSaveDirection
+from .edit_friendly import NMGEditFriendly
+from .edit_region import NMGEditRegion
 from .files import NMGLoadTrajectory, NMGSaveTrajectory
 from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
@@ -27,6 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGNegativePrompt,
     NMGProximal,
     NMGDirectInversion,
+    NMGEditFriendly,
     NMGPromptToPrompt,
     NMGMasaCtrl,
     NMGPix2PixZero,
@@ -34,6 +37,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGApplyDirection,
     NMGPrompts,
     NMGAttentionMaps,
+    NMGEditRegion,
     NMGSaveTrajectory,
     NMGLoadTrajectory,
     NMGSaveDirection,

@@ -1,18 +1,20 @@
 """What the model thinks where, inside the host's sampling path."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...nmg_sampler import Branches, InvalidInput, Prompt, Trajectory
+from ...nmg_sampler import Branches, InvalidInput, Prompt, StepEvent, Trajectory
 from ...nmg_sampler.attention_maps import Columns, middle_entries, word_maps
 from .attention import has_attention
 from .branches import columns_of
 from .model import check_channels, identify
 from .predictor import HostPredictor
-from .runs import check_conditioning, run_procedure
+from .runs import Conditioning, check_conditioning, run_procedure
+
+OnStep = Callable[[StepEvent], None]
 
 
 def run_attention_maps(
@@ -47,31 +49,40 @@ def run_attention_maps(
     trajectory.check_fits(identify(model))
     check_channels(model, states[0], "trajectory")
     entries = middle_entries(len(states) - 1, levels)
+
+    def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:
+        return word_maps(
+            trajectory, predictor, words, entries, factor=factor, device=device, on_step=on_step
+        )
+
+    branches = Branches(len(states[0]), 0, True)
+    conditions = {Prompt.SOURCE.value: source}
+    return look_at(model, trajectory, conditions, look, branches, columns_of(source))
+
+
+def look_at(
+    model: ModelPatcher,
+    trajectory: Trajectory,
+    conditions: dict[str, Conditioning],
+    look: Callable[[HostPredictor, torch.device, OnStep], torch.Tensor],
+    branches: Branches,
+    columns: tuple[int, ...] = (),
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What `look` finds in a trajectory's states, on the CPU, and the cost.
+
+    Args:
+        conditions, branches, columns: as `run_procedure` takes them.
+        look: given the predictor, the run's device and what to call after each step.
+    """
     made: list[torch.Tensor] = []
 
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
-        made.append(
-            word_maps(
-                trajectory,
-                predictor,
-                words,
-                entries,
-                factor=factor,
-                device=x.device,
-                on_step=on_step,
-            )
-        )
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:
+        made.append(look(predictor, x.device, on_step))
         return x
 
+    samples = model.model.process_latent_out(trajectory.states[0].float())
     _, cost = run_procedure(
-        model,
-        {Prompt.SOURCE.value: source},
-        model.model.process_latent_out(states[0].float()),
-        trajectory.schedule,
-        None,
-        procedure,
-        Branches(len(states[0]), 0, True),
-        columns_of(source),
+        model, conditions, samples, trajectory.schedule, None, procedure, branches, columns
     )
     return made[0].cpu(), cost
 
