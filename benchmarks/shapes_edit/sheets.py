@@ -80,11 +80,12 @@ def _change(edit: Edit) -> str:
 
 def _save(figure: plt.Figure, path: Path, colours: int) -> None:
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=110)
+    figure.savefig(drawn, dpi=110, bbox_inches="tight", pad_inches=0.03)
     plt.close(figure)
     image = Image.open(drawn).convert("RGB")
-    # Refined palette: the object of a single picture is few pixels of the sheet.
-    image.quantize(colours, kmeans=3, dither=Image.Dither.NONE).save(path, optimize=True)
+    # A palette that covers all colours: those of a single picture are few pixels of the sheet.
+    method, plain = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE
+    image.quantize(colours, method, kmeans=3, dither=plain).save(path, optimize=True)
 
 
 def draw_blend(edits: list[Edit], numbers: tuple[int, ...], method: Method, path: Path) -> None:

@@ -11,7 +11,7 @@ from ...nmg_sampler.guidance import STEP_NOISE
 from .maps import OnStep
 from .model import check_channels, identify
 from .predictor import HostPredictor
-from .runs import Conditioning, _latent_mask, check_conditioning, run_procedure
+from .runs import Conditioning, latent_mask, check_conditioning, run_procedure
 
 
 def run_edit_friendly(
@@ -37,7 +37,7 @@ def run_edit_friendly(
     identity = identify(model)
     samples = latent["samples"]
     check_channels(model, samples)
-    mask = _latent_mask(latent.get("noise_mask"), samples.shape)
+    mask = latent_mask(latent.get("noise_mask"), samples.shape)
     made: list[Trajectory] = []
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:

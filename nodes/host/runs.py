@@ -53,7 +53,7 @@ def run_inversion(
     identity = identify(model)
     samples = latent["samples"]
     check_channels(model, samples)
-    mask = _latent_mask(latent.get("noise_mask"), samples.shape)
+    mask = latent_mask(latent.get("noise_mask"), samples.shape)
     made: list[Trajectory] = []
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
@@ -232,6 +232,7 @@ def _fit_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | No
     return fitted[:, :1].clamp(0, 1)
 
 
-def _latent_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
+def latent_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
+    """A LATENT's noise mask as a trajectory keeps it, on the CPU."""
     fitted = _fit_mask(mask, shape)
     return None if fitted is None else fitted.cpu()
