@@ -11,7 +11,7 @@ from ...nmg_sampler.guidance import STEP_NOISE
 from .maps import OnStep
 from .model import check_channels, identify
 from .predictor import HostPredictor
-from .runs import Conditioning, latent_mask, check_conditioning, run_procedure
+from .runs import Conditioning, check_conditioning, latent_mask, run_procedure
 
 
 def run_edit_friendly(
