@@ -30,6 +30,7 @@ WORK = root / "output" / "shapes_edit"
 PICTURES = WORK / "pictures"
 QUICK_EDITS, QUICK_SCALES = 6, TEXT_SCALES[-1:]
 SHEET_EDITS = (0, 3, 6, 1, 4, 7, 2, 5)
+BLEND_EDITS = (0, 1, 2)
 README_EDITS = (0, 1, 4, 2)
 README_METHODS = {
     "NMG alone": "NMG 5",
@@ -116,6 +117,9 @@ def _report(arguments: argparse.Namespace) -> None:
     shown = SHEET_EDITS[::4] if arguments.quick else SHEET_EDITS
     sheet = sheets.Sheet(shown, METHODS, TEXT_SCALES[-1])
     sheets.draw_sheet(edits, sheet, PICTURES, folder / "contact.png", colours=256)
+    if not arguments.quick:
+        blending = METHODS["P2P + NMG 5, tuned, blend"]
+        sheets.draw_blend(edits, BLEND_EDITS, blending, folder / "blend.png")
 
 
 def _readme() -> None:

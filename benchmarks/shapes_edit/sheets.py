@@ -14,7 +14,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from shapes_edit.measure import carried_out, keep, kept, runs_of
-from shapes_edit.methods import SCHEDULE, STEPS, Method, blend_words
+from shapes_edit.methods import SCHEDULE, STEPS, TEXT_SCALES, Method, blend_words
 
 Columns = dict[str, list[np.ndarray]]
 
@@ -90,7 +90,7 @@ def _save(figure: plt.Figure, path: Path, colours: int) -> None:
 
 def draw_blend(edits: list[Edit], numbers: tuple[int, ...], method: Method, path: Path) -> None:
     """Where local blend lets an edit show at some thresholds, and where it should."""
-    thresholds = (0.3, 0.5, 0.7, 0.8)
+    thresholds = (0.3, 0.5, 0.6, 0.7)
     titles = ["source", "map of the word", *(f"above {t:g}" for t in thresholds), "true mask"]
     figure, grid = plt.subplots(
         len(numbers), len(titles), figsize=(1.2 * len(titles), 1.2 * len(numbers) + 0.3)
@@ -126,7 +126,7 @@ def _blend_of(edit: Edit, method: Method) -> tuple[Bench, Any]:
 
     watched = Watched(editor.edits, editor.self_replace, editor.blend)
     trajectory = bench.invert(STEPS, SCHEDULE)
-    bench.edit(trajectory, bench.target_prompts, 7.5, method.guidance(bench), watched)
+    bench.edit(trajectory, bench.target_prompts, TEXT_SCALES[-1], method.guidance(bench), watched)
     return bench, kept[0].blend
 
 
