@@ -225,12 +225,11 @@ class _Fused(_NoiseMapRun):
             return guided.eps
         rows = self.run.branches.held
         if self.shares:
-            self.pending = self.term(x[rows], self.negative(x, step, guided)[rows], step)
+            known = guided.negative
+            # A scale that counts as 1 for the predictor, or a cached answer, tells none.
+            if known is None:
+                negative = self.run.predictor.eps(x[rows], step.level, Prompt.NEGATIVE)
+            else:
+                negative = known[rows]
+            self.pending = self.term(x[rows], negative, step)
         return self.run.branches.with_held(guided.eps, guided.eps[rows] + self.pending)
-
-    def negative(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
-        """The unconditional prediction of all rows."""
-        if guided.negative is not None:
-            return guided.negative
-        # A scale that counts as 1 for the predictor, or a cached answer.
-        return self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)

@@ -25,10 +25,11 @@ from ...nmg_sampler import (
 )
 
 Key = tuple[str, int, int]  # (stage, block, transformer block): how the host names a layer
+AttentionLayers = dict[Key, tuple[AttentionLayer, AttentionLayer]]  # (self-, cross-attention)
 _KINDS = {False: "attn1", True: "attn2"}
 
 
-def attention_layers(network: torch.nn.Module) -> dict[Key, tuple[AttentionLayer, AttentionLayer]]:
+def attention_layers(network: torch.nn.Module) -> AttentionLayers:
     """The (self-, cross-)attention layers of a UNet in the order they are executed."""
     stages = (
         ("input", network.input_blocks),
@@ -98,11 +99,13 @@ class EditedAttention:
         edit: the library's change of attention.
         branches: what the rows of one chunk (one entry of the host's `cond_or_uncond`) are.
         columns: prompt length per branch, in embedding columns.
+        layers: those of the network, see `attention_layers`.
     """
 
     edit: AttentionEdit
     branches: Branches
     columns: tuple[int, ...]
+    layers: AttentionLayers
 
     @contextmanager
     def inside(self, network: torch.nn.Module, options: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -115,7 +118,7 @@ class EditedAttention:
         replace = {k: dict(v) for k, v in transformer.get("patches_replace", {}).items()}
         ran: list[bool] = []
         missed: set[tuple[Key, bool]] = set()
-        for key, pair in attention_layers(network).items():
+        for key, pair in self.layers.items():
             for layer in filter(self.edit.wants, pair):
                 kind = replace.setdefault(_KINDS[layer.cross], {})
                 theirs = kind.get(key) or kind.get(key[:2])

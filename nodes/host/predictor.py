@@ -21,7 +21,7 @@ from ...nmg_sampler import (
     Rows,
 )
 from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
-from .attention import EditedAttention
+from .attention import AttentionLayers, EditedAttention, attention_layers
 from .branches import merge
 from .embedding import embedding_of, own, with_embedding
 from .gradient import DifferentiableLayers, attention_with_backward, keep_saved
@@ -181,8 +181,12 @@ class HostPredictor:
         columns = {Rows.ALL: self.columns, Rows.SOURCE: self.columns[:1]}.get(
             rows, self.columns[self.branches.with_source :]
         )
-        edited = EditedAttention(attention, branches, columns)
+        edited = EditedAttention(attention, branches, columns, self._attention_layers)
         return edited.inside(self.guider.inner_model.diffusion_model, self.model_options)
+
+    @cached_property
+    def _attention_layers(self) -> AttentionLayers:
+        return attention_layers(self.guider.inner_model.diffusion_model)
 
     def _with_known_negative(self, denoised: torch.Tensor) -> Any:
         def calc(args: dict[str, Any]) -> list[torch.Tensor]:
