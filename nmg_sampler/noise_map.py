@@ -20,6 +20,7 @@ from .errors import InvalidInput
 from .guidance import Guidance, GuidedRun, Prepared, Run
 from .levels import ddim_step, step_factors
 from .predictor import Guided, Prompt, differentiable_eps
+from .run_part import check_part, is_in_part
 from .schedule import Step
 
 
@@ -100,14 +101,7 @@ class NoiseMapGuidance(Guidance):
                     "a finite number, 0 or more",
                     "0 switches it off.",
                 )
-        if not 0 <= self.start < self.end <= 1:
-            raise InvalidInput.of(
-                "start and end",
-                "are no part of a run",
-                f"{self.start} to {self.end}",
-                "0 <= start < end <= 1",
-                "0 to 1 is the whole run.",
-            )
+        check_part(self.start, self.end)
         if self.every < 1:
             raise InvalidInput.of(
                 "every", "is no step count", self.every, "1 or more", "1 is every step."
@@ -152,9 +146,9 @@ class _NoiseMapRun(GuidedRun):
 
     def acts(self, step: Step) -> bool:
         """Whether `step` lies in the method's part of the run."""
-        progress = step.index / self.run.total
-        in_turn = step.index % self.method.every == 0
-        return in_turn and self.method.start <= progress < self.method.end
+        method, total = self.method, self.run.total
+        in_turn = step.index % method.every == 0
+        return in_turn and is_in_part(step, total, method.start, method.end)
 
     def unconditional(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps under the negative prompt, the noise map term to add to it)."""

@@ -17,6 +17,7 @@ from .editor import Editor, EditorRun
 from .errors import InvalidInput, NotDifferentiable
 from .guidance import Prepared, Run
 from .predictor import Guided, Prompt, loss_gradient
+from .run_part import check_part, is_in_part
 from .schedule import Step
 
 
@@ -69,14 +70,7 @@ class Pix2PixZero(Editor):
                 "a finite number, 0 or more",
                 "0 switches it off.",
             )
-        if not 0 <= self.start < self.end <= 1:
-            raise InvalidInput.of(
-                "start and end",
-                "are no part of a run",
-                f"{self.start} to {self.end}",
-                "0 <= start < end <= 1",
-                "0 to 1 is the whole run.",
-            )
+        check_part(self.start, self.end)
 
     def check(self, columns: Sequence[int]) -> None:
         source, *targets = columns
@@ -103,8 +97,8 @@ class _Pix2PixZeroRun(EditorRun):
 
     def acts(self, step: Step) -> bool:
         """Whether `step` lies in the editor's part of the run."""
-        progress = step.index / self.run.total
-        return self.editor.attention_scale > 0 and self.editor.start <= progress < self.editor.end
+        editor, total = self.editor, self.run.total
+        return editor.attention_scale > 0 and is_in_part(step, total, editor.start, editor.end)
 
     def predict(self, prepared: Prepared, step: Step) -> tuple[torch.Tensor, Guided]:
         if not self.acts(step):

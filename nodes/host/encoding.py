@@ -28,8 +28,8 @@ def encode_together(clip: CLIP, texts: Sequence[str]) -> list[list[Any]]:
     return [[torch.cat(rows), options]]
 
 
-def _encode(clip: CLIP, text: str) -> tuple[torch.Tensor, dict[str, Any]]:
-    """(embedding, options) of one text."""
+def check_clip(clip: CLIP | None) -> None:
+    """Raises InvalidInput if there is no CLIP."""
     if clip is None:
         raise InvalidInput.of(
             "clip",
@@ -38,6 +38,11 @@ def _encode(clip: CLIP, text: str) -> tuple[torch.Tensor, dict[str, Any]]:
             "the text encoder of the checkpoint",
             "Connect it; a checkpoint without one needs a CLIP loader.",
         )
+
+
+def _encode(clip: CLIP, text: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    """(embedding, options) of one text."""
+    check_clip(clip)
     parts = clip.encode_from_tokens_scheduled(clip.tokenize(text))
     if len(parts) != 1:
         raise InvalidInput.of(

@@ -7,7 +7,7 @@ from comfy.sd import CLIP
 
 from ...nmg_sampler import InvalidInput
 from ...nmg_sampler.direction import SentenceEmbedding
-from .encoding import encode_together
+from .encoding import check_clip, encode_together
 
 
 def encode_sentences(clip: CLIP, *groups: Sequence[str]) -> list[Iterator[SentenceEmbedding]]:
@@ -19,14 +19,7 @@ def encode_sentences(clip: CLIP, *groups: Sequence[str]) -> list[Iterator[Senten
     Raises:
         InvalidInput: there is no CLIP, or a sentence needs more than one of its chunks.
     """
-    if clip is None:
-        raise InvalidInput.of(
-            "clip",
-            "is missing",
-            "nothing",
-            "the text encoder of the checkpoint",
-            "Connect it; a checkpoint without one needs a CLIP loader.",
-        )
+    check_clip(clip)
     for group in groups:
         for sentence in group:
             _check_length(clip, sentence)
