@@ -38,6 +38,7 @@ from .guidance import GuidedRun as GuidedRun
 from .guidance import PlainGuidance as PlainGuidance
 from .guidance import Prepared as Prepared
 from .guidance import Run as Run
+from .held_prediction import HeldPrediction as HeldPrediction
 from .inversion import invert as invert
 from .levels import Family as Family
 from .levels import NoiseLevel as NoiseLevel

@@ -4,6 +4,11 @@
 class NMGError(Exception):
     """Any of the errors below; a node catches it to add its own name."""
 
+    def __init_subclass__(cls) -> None:
+        # ComfyUI writes the class with its module in front of the message, and the module of a
+        # node pack is named after the folder it is installed in.
+        cls.__module__ = "nmg_sampler.errors"
+
 
 class InvalidInput(NMGError, ValueError):
     """An argument that cannot be used. The message names it and says what to do."""

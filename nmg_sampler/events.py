@@ -1,6 +1,6 @@
 """What a run tells the outside after each step, and how it stops when numbers go bad."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -17,6 +17,8 @@ class StepEvent:
     level: NoiseLevel
     x: torch.Tensor  # (B, C, ...) at `level`
     x0: torch.Tensor  # (B, C, ...) the predicted clean latent
+    # (pictures, C, ...) that of the source branch, beside those of the edits; None without one.
+    source_x0: torch.Tensor | None = field(default=None, kw_only=True)
 
 
 def check_finite(

@@ -78,9 +78,12 @@ class Guidance:
 
     Attributes:
         needs_source_prompt: whether it asks the predictor about the source prompt.
+        corrects_only: whether all that it does to a step is to correct the predicted noise, so that
+            another loop may take the steps.
     """
 
     needs_source_prompt = False
+    corrects_only = False
 
     def check(self, trajectory: Trajectory, branches: Branches) -> None:
         """Raises InvalidInput if it cannot work with this trajectory, or without a source.
@@ -105,6 +108,8 @@ class Guidance:
 @dataclass(frozen=True)
 class PlainGuidance(Guidance):
     """DDIM with text guidance and no correction: the baseline."""
+
+    corrects_only = True
 
     def begin(self, run: Run) -> GuidedRun:
         return GuidedRun(run)

@@ -34,6 +34,7 @@ class NegativePromptGuidance(Guidance):
 
     interpolation: float = 0.0
     needs_source_prompt = True
+    corrects_only = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.interpolation <= 1:

@@ -63,6 +63,8 @@ class NoiseMapGuidance(Guidance):
         every: it acts in the steps 0, every, 2 every, ... of the run, 1 or more.
         falloff: how much of the scale is gone at the end of the run, 0..1, linearly from its
             beginning; 0 keeps it constant.
+        blend: how far each state is moved to the recorded one where the mask is 0, 0..1: at 1 it
+            is the picture there; without a mask it does nothing.
 
     Raises:
         InvalidInput: a number leaves its range, is not finite, or start >= end.
@@ -80,6 +82,7 @@ class NoiseMapGuidance(Guidance):
     outside: float = 10.0
     every: int = 1
     falloff: float = 0.0
+    blend: float = 0.0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -110,6 +113,15 @@ class NoiseMapGuidance(Guidance):
             raise InvalidInput.of(
                 "falloff", "is no share", self.falloff, "0 to 1", "0 keeps the scale constant."
             )
+        if not 0 <= self.blend <= 1:
+            raise InvalidInput.of(
+                "blend", "is no share", self.blend, "0 to 1", "0 leaves the states as they are."
+            )
+
+    @property
+    def corrects_only(self) -> bool:
+        """Whether it leaves the states to the steps: fused, without putting the picture back."""
+        return self.mode is Mode.FUSED and self.blend == 0
 
     def begin(self, run: Run) -> GuidedRun:
         return (_Official if self.mode is Mode.OFFICIAL else _Fused)(self, run)
@@ -143,6 +155,15 @@ class _NoiseMapRun(GuidedRun):
             self.weight = method.scale * (
                 method.outside + (method.inside - method.outside) * run.mask
             )
+
+    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        if self.run.mask is None or self.method.blend == 0:
+            return x
+        held = x[self.run.branches.held]
+        share = self.method.blend * (1 - self.run.mask)
+        # Not x + share * difference, which at share 1 would be the recorded state but for a bit.
+        mixed = (1 - share) * held + share * self.run.recorded(step.entry_to, like=held)
+        return self.run.branches.with_held(x, mixed)
 
     def acts(self, step: Step) -> bool:
         """Whether `step` lies in the method's part of the run."""

@@ -107,6 +107,8 @@ class NullTextGuidance(Guidance):
     text_scale: float
     made_for: Trajectory
 
+    corrects_only = True
+
     def __post_init__(self) -> None:
         shape, expected = tuple(self.embeddings.shape), _key(self.made_for)
         finite = bool(torch.isfinite(self.embeddings).all())

@@ -92,6 +92,11 @@ class ProximalGuidance(Guidance):
                 )
         NegativePromptGuidance(self.interpolation)  # refuses what is none
 
+    @property
+    def corrects_only(self) -> bool:
+        """Whether it leaves the states to the steps: without the pull to the picture."""
+        return self.recon_strength == 0
+
     def begin(self, run: Run) -> GuidedRun:
         return _ProximalRun(self, run)
 

@@ -62,14 +62,7 @@ def sample(
         InvalidInput: the scale is negative or not finite, or the mask does not fit.
         NotFinite: the model answered with NaN or infinity.
     """
-    if not 0 <= text_scale < math.inf:
-        raise InvalidInput.of(
-            "text_scale",
-            "is no scale",
-            text_scale,
-            "a finite number, 0 or more",
-            "1 is no guidance.",
-        )
+    check_text_scale(text_scale)
     if mask is not None:
         check_mask("mask", mask, trajectory.shape)
     branches = Branches(trajectory.shape[0], targets, editor is not None)
@@ -96,8 +89,22 @@ def sample(
             x = torch.lerp(run.recorded(step.entry_to, like=x), x, keep)
         if on_step is not None:
             shown = branches.edits
-            on_step(StepEvent(step.index, len(steps), step.level_to, x[shown], x0[shown]))
+            source_x0 = None if editor is None else x0[branches.source]
+            reached = step.index, len(steps), step.level_to, x[shown], x0[shown]
+            on_step(StepEvent(*reached, source_x0=source_x0))
     return Sampled(x[branches.edits], x[branches.source] if editor is not None else None)
+
+
+def check_text_scale(text_scale: float) -> None:
+    """Raises InvalidInput unless it is a scale of classifier-free guidance."""
+    if not 0 <= text_scale < math.inf:
+        raise InvalidInput.of(
+            "text_scale",
+            "is no scale",
+            text_scale,
+            "a finite number, 0 or more",
+            "1 is no guidance.",
+        )
 
 
 def _on(mask: torch.Tensor | None, x: torch.Tensor, branches: Branches) -> torch.Tensor | None:

@@ -1,6 +1,7 @@
 """The nodes of the pack."""
 
 from .attention_maps import NMGAttentionMaps
+from .custom_sampling import NMGGuider, NMGSampler
 from .demo import NMGDemoModel, NMGDemoPicture
 from .direct_inversion import NMGDirectInversion
 from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NMGSaveDirection
@@ -23,6 +24,8 @@ from .sample import NMGSample
 NODES: list[type[io.ComfyNode]] = [
     NMGInvert,
     NMGSample,
+    NMGGuider,
+    NMGSampler,
     NMGGuidance,
     NMGPlainGuidance,
     NMGNullText,

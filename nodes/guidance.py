@@ -154,6 +154,19 @@ class NMGGuidance(io.ComfyNode):
                     tooltip="How much of the scale is gone at the end of the run, 0 to 1, evenly"
                     " over the steps. 0: the scale is constant; 1: it falls to nothing.",
                 ),
+                io.Float.Input(
+                    "blend",
+                    default=NoiseMapGuidance.blend,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    round=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="With a mask on NMG Sample: how far the picture is put back where it"
+                    " should stay after every step, 0 to 1. 0: it is only held; 1: there the"
+                    " latent is the picture's own.",
+                ),
             ],
             outputs=[
                 Guidance.Output("guidance", tooltip="The method with its settings, for NMG Sample.")
@@ -175,6 +188,7 @@ class NMGGuidance(io.ComfyNode):
         outside=NoiseMapGuidance.outside,
         every=NoiseMapGuidance.every,
         falloff=NoiseMapGuidance.falloff,
+        blend=NoiseMapGuidance.blend,
     ) -> io.NodeOutput:
         mode = Mode(mode)
         auto = Reference.CURRENT if mode is Mode.OFFICIAL else Reference.REACHED
@@ -193,5 +207,6 @@ class NMGGuidance(io.ComfyNode):
                     outside,
                     every,
                     falloff,
+                    blend,
                 )
             )

@@ -1,5 +1,6 @@
 """Node: a trajectory to an edited picture."""
 
+from ..nmg_sampler import Guidance as Method
 from ..nmg_sampler import Mode, fused_guidance, official_guidance
 from .guidance import gradient_scale_input, mode_input, noise_map_scale_input
 from .host.runs import run_sampling
@@ -7,6 +8,13 @@ from .host.sockets import Editor, Guidance, Trajectory, io
 from .naming import speaking_as
 
 MODES = {Mode.OFFICIAL.value: official_guidance, Mode.FUSED.value: fused_guidance}
+
+
+def choose_guidance(
+    guidance: Method | None, mode: str, noise_map_scale: float, gradient_scale: float
+) -> Method:
+    """The method that is connected, or else Noise Map Guidance by the widgets."""
+    return guidance or MODES[mode](noise_map_scale, gradient_scale)
 
 
 class NMGSample(io.ComfyNode):
@@ -109,10 +117,9 @@ class NMGSample(io.ComfyNode):
         mask=None,
     ) -> io.NodeOutput:
         with speaking_as("NMG Sample"):
-            if guidance is None:
-                guidance = MODES[mode](noise_map_scale, gradient_scale)
+            method = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
             edit, source, cost = run_sampling(
-                model, trajectory, positive, negative, guidance, text_scale, mask, editor
+                model, trajectory, positive, negative, method, text_scale, mask, editor
             )
         kept = {} if trajectory.noise_mask is None else {"noise_mask": trajectory.noise_mask}
         latents = [{"samples": samples, **kept} for samples in (edit, source)]

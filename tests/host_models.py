@@ -199,6 +199,28 @@ def with_lora_in_the_weights(names=LORA):
     return make_patcher(config, weights)
 
 
+def random_controlnet():
+    """A function that puts a small ControlNet of the host's own class on a CONDITIONING."""
+    controlnet, cldm, ops, nodes = (
+        importlib.import_module(name)
+        for name in ("comfy.controlnet", "comfy.cldm.cldm", "comfy.ops", "nodes")
+    )
+    config, _ = parity_weights("two")
+    config.pop("out_channels")
+    network = cldm.ControlNet(
+        **config, hint_channels=3, operations=ops.disable_weight_init
+    ).requires_grad_(False)
+    network.load_state_dict(random_weights(network, 11))
+    net = controlnet.ControlNet(network, load_device=torch.device("cpu"))
+
+    def on(prompt, strength=0.7, start=0.0, end=1.0):
+        hint = random_tensor((1, 64, 64, 3), 12).abs()
+        apply = nodes.ControlNetApplyAdvanced()
+        return apply.apply_controlnet(prompt, prompt, net, hint, strength, start, end)[0]
+
+    return on
+
+
 def plain_gradient(patcher, x, level, embedding, cotangent):
     """(eps, J^T cotangent) by PyTorch alone, on an ordinary float32 copy of the network.
 

@@ -2,10 +2,9 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.samplers
-import comfy.utils
 import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -14,21 +13,17 @@ from ...nmg_sampler import (
     Branches,
     Editor,
     Guidance,
-    InvalidInput,
     Prompt,
     Schedule,
     StepEvent,
     Trajectory,
     invert,
-    sample,
 )
 from ...nmg_sampler.levels import state_to_k
-from .attention import check_editable
-from .branches import columns_of, count_targets, one_row_per_picture
 from .model import check_channels, identify
+from .plan import Conditioning, SamplingPlan, check_conditioning, latent_mask, plan_sampling
 from .predictor import Cost, HostPredictor
-
-Conditioning = list[tuple[torch.Tensor, dict[str, Any]]]
+from .preview import side_by_side
 
 
 def run_inversion(
@@ -88,62 +83,37 @@ def run_sampling(
         TrajectoryMismatch: the trajectory was made with another model.
         NotFinite: the model answered with NaN or infinity.
     """
-    check_conditioning(positive, "positive")
-    check_conditioning(negative, "negative")
-    trajectory.check_fits(identify(model))
-    check_channels(model, trajectory.states[0], "trajectory")
-    source = model.model.process_latent_out(trajectory.states[0].float())
-    fitted = _fit_mask(mask, source.shape)
-    pictures = len(source)
-    branches = Branches(pictures, count_targets(positive, pictures), editor is not None)
-    conditions = {
-        Prompt.POSITIVE.value: one_row_per_picture(positive, branches),
-        Prompt.NEGATIVE.value: negative,
-    }
-    columns: tuple[int, ...] = ()
-    guidance.check(trajectory, branches)
-    if editor is not None or guidance.needs_source_prompt:
-        check_conditioning(trajectory.source, "trajectory's source prompt")
-        conditions[Prompt.SOURCE.value] = trajectory.source
-    if editor is not None:
-        check_editable(model, editor)
-        lengths = columns_of(trajectory.source, positive)
-        columns = lengths[:1] + lengths[1:] * branches.targets
-        editor.check(columns)
+    plan = plan_sampling(model, trajectory, positive, negative, guidance, text_scale, mask, editor)
+    return run_plan(model, plan)
 
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
-        result = sample(
-            trajectory,
-            predictor,
-            guidance,
-            text_scale,
-            targets=branches.targets,
-            editor=editor,
-            device=x.device,
-            mask=fitted,
-            on_step=on_step,
-        )
-        return result.edit if result.source is None else torch.cat([result.source, result.edit])
 
+class Turn(NamedTuple):
+    """Which of how many runs of equal length that share one progress bar."""
+
+    number: int
+    of: int
+
+
+_ALONE = Turn(0, 1)
+
+
+def run_plan(
+    model: ModelPatcher, plan: SamplingPlan, turn: Turn = _ALONE
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+    """Does what was planned for this model; returns and raises as `run_sampling` does."""
     samples, cost = run_procedure(
         model,
-        conditions,
-        source,
-        trajectory.schedule,
-        trajectory.noise_mask,
-        procedure,
-        branches,
-        columns,
+        plan.conditions,
+        plan.picture,
+        plan.trajectory.schedule,
+        plan.trajectory.noise_mask,
+        plan.run,
+        plan.branches,
+        plan.columns,
+        turn,
     )
-    return samples[branches.edits], samples[branches.source] if editor else source, cost
-
-
-def check_conditioning(conditioning: Any, name: str) -> None:
-    """Raises InvalidInput if there is no prompt in a CONDITIONING."""
-    if not conditioning:
-        raise InvalidInput.of(
-            name, "is empty", "no prompt", "at least one", "Connect a CLIP Text Encode node."
-        )
+    source = plan.picture if plan.editor is None else samples[plan.branches.source]
+    return samples[plan.branches.edits], source, cost
 
 
 class _Procedure(comfy.samplers.Sampler):
@@ -180,7 +150,8 @@ class _Procedure(comfy.samplers.Sampler):
         )
 
         def on_step(event: StepEvent) -> None:
-            callback(event.index, event.x0, event.x, event.total)
+            shown = side_by_side(event, self.branches.pictures)
+            callback(event.index, shown, event.x, event.total)
 
         try:
             return self.procedure(predictor, latent_image, on_step)
@@ -197,6 +168,7 @@ def run_procedure(
     procedure: Callable[..., torch.Tensor],
     branches: Branches | None = None,
     columns: tuple[int, ...] = (),
+    turn: Turn = _ALONE,
 ) -> tuple[torch.Tensor, dict[str, Any]]:
     """The procedure's result as a LATENT's samples, and {calls, rows, seconds}."""
     branches = branches or Branches(len(samples))
@@ -214,25 +186,17 @@ def run_procedure(
         sampler,
         sigmas,
         denoise_mask=noise_mask,
-        callback=latent_preview.prepare_callback(model, len(sigmas) - 1),
+        callback=_progress(model, len(sigmas) - 1, turn),
     )
     seconds = round(time.perf_counter() - started, 3)
     return result.cpu(), {**sampler.cost.as_dict(), "seconds": seconds}
 
 
-def _fit_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """A MASK or noise_mask of any size as (B, 1, ...) 0..1 over a latent of `shape`."""
-    if mask is None:
-        return None
-    if not bool(torch.isfinite(mask).all()):
-        raise InvalidInput.of(
-            "mask", "is not finite", "NaN or infinity", "numbers from 0 to 1", "Check its source."
-        )
-    fitted = comfy.utils.reshape_mask(mask.float(), (shape[0], 1, *shape[2:]))
-    return fitted[:, :1].clamp(0, 1)
+def _progress(model: ModelPatcher, steps: int, turn: Turn) -> Callable[..., None]:
+    """The host's bar and preview, for this run's part of the bar."""
+    tell = latent_preview.prepare_callback(model, turn.of * steps)
 
+    def callback(step: int, x0: torch.Tensor, x: torch.Tensor, total: int) -> None:
+        tell(turn.number * total + step, x0, x, turn.of * total)
 
-def latent_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """A LATENT's noise mask as a trajectory keeps it, on the CPU."""
-    fitted = _fit_mask(mask, shape)
-    return None if fitted is None else fitted.cpu()
+    return callback

@@ -13,10 +13,10 @@ from host_models import (
     make_patcher,
     parity_network,
     parity_weights,
+    random_controlnet,
     random_latent,
     random_prompt,
     random_tensor,
-    random_weights,
     relative,
     with_lora_in_the_weights,
 )
@@ -246,23 +246,8 @@ def test_a_trajectory_fits_the_model_with_a_lora_added(nodes, model):
 
 
 @pytest.fixture
-def control(pack, host):
-    """CONDITIONING with a small random ControlNet of the host's own class on it."""
-    controlnet, cldm = host("comfy.controlnet"), host("comfy.cldm.cldm")
-    config, _ = parity_weights("two")
-    config.pop("out_channels")
-    network = cldm.ControlNet(
-        **config, hint_channels=3, operations=host("comfy.ops").disable_weight_init
-    ).requires_grad_(False)
-    network.load_state_dict(random_weights(network, 11))
-    net = controlnet.ControlNet(network, load_device=torch.device("cpu"))
-
-    def on(prompt, strength=0.7, start=0.0, end=1.0):
-        hint = random_tensor((1, 64, 64, 3), 12).abs()
-        apply = host("nodes").ControlNetApplyAdvanced()
-        return apply.apply_controlnet(prompt, prompt, net, hint, strength, start, end)[0]
-
-    return on
+def control(pack):
+    return random_controlnet()
 
 
 def test_a_controlnet_acts_as_in_the_hosts_sampler(nodes, model, control):

@@ -216,6 +216,15 @@ def test_events_show_the_edits_and_not_the_source():
     assert events[-1].x0.shape == events[-1].x.shape
 
 
+def test_events_have_the_clean_latent_of_the_source_beside_those_of_the_edits():
+    events, alone = [], []
+    edit(make(), PlainGuidance(), [TARGET, OTHER], Untouched(), on_step=events.append)
+    edit(make(), PlainGuidance(), [SOURCE], on_step=alone.append)
+    for event, expected in zip(events, alone, strict=True):
+        torch.testing.assert_close(event.source_x0, expected.x0, rtol=0, atol=1e-10)
+        assert expected.source_x0 is None
+
+
 def test_a_bad_mask_is_still_refused_before_anything_runs():
     with pytest.raises(InvalidInput, match="mask"):
         edit(make(), PlainGuidance(), [TARGET], Untouched(), mask=torch.ones(3, 1, 4, 4))

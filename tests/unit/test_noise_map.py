@@ -554,6 +554,36 @@ def test_without_a_mask_the_two_factors_do_not_matter():
     assert torch.equal(*results)
 
 
+@modes
+@gradients
+def test_at_full_blend_the_states_outside_the_mask_are_the_recorded_ones(mode, gradient):
+    trajectory, events = make(), []
+    mask = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    mask[..., :2, :] = 1
+    guidance = method(0.5, mode, gradient, blend=1.0)
+    sample(trajectory, SmoothNoise(0.5), guidance, 5.0, mask=mask, on_step=events.append)
+    for event, step in zip(events, trajectory.schedule.descent(), strict=True):
+        recorded = trajectory.states[step.entry_to]
+        assert torch.equal(event.x[..., 2:, :], recorded[..., 2:, :])
+        assert not torch.equal(event.x[..., :2, :], recorded[..., :2, :])
+
+
+def test_a_share_of_blend_goes_that_far_to_the_recorded_state():
+    trajectory = make()
+    mask = torch.full((1, 1, 4, 4), 0.25, dtype=torch.float64)
+    run, steps = begin(method(blend=0.5), trajectory, mask=mask)
+    x, recorded = noise(*SHAPE, seed=5), trajectory.states[steps[3].entry_to]
+    torch.testing.assert_close(run.settle(x, steps[3]), x + 0.375 * (recorded - x), **EXACT)
+
+
+def test_blend_without_a_mask_changes_no_bit():
+    trajectory = make()
+    results = [
+        sample(trajectory, SmoothNoise(0.5), method(0.5, blend=share), 5.0) for share in (0.0, 1.0)
+    ]
+    assert torch.equal(*results)
+
+
 # --- Over the run --------------------------------------------------------------------------------
 
 
@@ -616,7 +646,9 @@ def test_the_scale_falls_evenly_over_the_run(mode, gradient, falloff, index):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("every", 0), ("every", -1), ("falloff", -0.1), ("falloff", 1.1)], ids=str
+    ("field", "value"),
+    [("every", 0), ("every", -1), ("falloff", -0.1), ("falloff", 1.1), ("blend", -0.1)],
+    ids=str,
 )
 def test_no_turns_and_no_share_are_refused_by_name_and_value(field, value):
     with pytest.raises(InvalidInput, match=rf"^{field} .*Got {value};"):

@@ -1,0 +1,83 @@
+"""A method without its loop: the predicted noise it corrects, for whoever takes the steps."""
+
+import torch
+
+from .branches import Branches
+from .errors import InvalidInput
+from .events import check_finite
+from .guidance import Guidance, Run
+from .predictor import Predictor
+from .sampling import check_text_scale
+from .schedule import Step
+from .trajectory import Trajectory, check_mask
+
+
+class HeldPrediction:
+    """The text-guided noise of a step, held to a trajectory; lives as long as one run.
+
+    An Euler step in x / alpha along it, from level to level, is what `sample` does.
+
+    Args:
+        trajectory, predictor, text_scale, targets, device: as `sample` takes them.
+        guidance: a method that does no more than correct predictions.
+        mask: (B or 1, 1, ...) 0..1, 1 where the picture may change; the method holds weakly there.
+
+    Raises:
+        InvalidInput: the method does more, the scale is negative or not finite, or method or mask
+            do not fit the trajectory.
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        predictor: Predictor,
+        guidance: Guidance,
+        text_scale: float,
+        *,
+        targets: int = 1,
+        device: torch.device | str = "cpu",
+        mask: torch.Tensor | None = None,
+    ) -> None:
+        check_corrects_only(guidance)
+        check_text_scale(text_scale)
+        branches = Branches(trajectory.shape[0], targets)
+        guidance.check(trajectory, branches)
+        if mask is not None:
+            check_mask("mask", mask, trajectory.shape)
+            mask = mask.to(device=device, dtype=trajectory.states.dtype)
+            mask = mask if len(mask) == 1 else branches.repeat(mask)
+        self.total = len(trajectory.schedule.descent())
+        self.run = Run(predictor, trajectory, self.total, text_scale, branches, mask)
+        self.method = guidance.begin(self.run)
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+        """The noise in `x`, (targets * B, C, ...), a state at the level that `step` starts from.
+
+        Raises:
+            NotFinite: the model answered with NaN or infinity.
+        """
+        prepared = self.method.prepare(x, step)
+        guided = self.run.predictor.guided(
+            prepared.x,
+            step.level,
+            self.run.text_scale,
+            prepared.negative,
+            embedding=prepared.embedding,
+        )
+        eps = self.method.correct(x, step, guided)
+        check_finite(eps, "prediction", step.index, self.total, step.level)
+        return eps
+
+
+def check_corrects_only(guidance: Guidance) -> None:
+    """Raises InvalidInput if a method does more to a step than to correct its prediction."""
+    if not guidance.corrects_only:
+        raise InvalidInput.of(
+            "guidance",
+            "does more than correct the predicted noise",
+            f"{type(guidance).__name__} with these settings, which moves the states themselves",
+            "one that corrects it alone: Noise Map Guidance in mode fused, DDIM + CFG, Null-Text"
+            " or Negative-Prompt Inversion, Proximal Guidance with recon_strength 0",
+            "Connect the sampler and the sigmas of NMG Sampler, or take one of these.",
+        )
