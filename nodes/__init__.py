@@ -20,6 +20,7 @@ from .prompt_to_prompt import NMGPromptToPrompt
 from .prompts import NMGPrompts
 from .proximal import NMGProximal
 from .sample import NMGSample
+from .sweep import NMGSweep
 
 NODES: list[type[io.ComfyNode]] = [
     NMGInvert,
@@ -45,6 +46,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGLoadTrajectory,
     NMGSaveDirection,
     NMGLoadDirection,
+    NMGSweep,
     NMGDemoModel,
     NMGDemoPicture,
 ]
