@@ -1,6 +1,7 @@
 """The nodes of the pack."""
 
 from .attention_maps import NMGAttentionMaps
+from .composite import NMGCompositeOriginal
 from .custom_sampling import NMGGuider, NMGSampler
 from .demo import NMGDemoModel, NMGDemoPicture
 from .direct_inversion import NMGDirectInversion
@@ -14,6 +15,7 @@ from .invert import NMGInvert
 from .masactrl import NMGMasaCtrl
 from .negative_prompt import NMGNegativePrompt
 from .null_text import NMGNullText
+from .padding import NMGCropPadding, NMGPadToGrid
 from .pix2pix_zero import NMGPix2PixZero
 from .plain import NMGPlainGuidance
 from .prompt_to_prompt import NMGPromptToPrompt
@@ -42,6 +44,9 @@ NODES: list[type[io.ComfyNode]] = [
     NMGPrompts,
     NMGAttentionMaps,
     NMGEditRegion,
+    NMGPadToGrid,
+    NMGCropPadding,
+    NMGCompositeOriginal,
     NMGSaveTrajectory,
     NMGLoadTrajectory,
     NMGSaveDirection,
