@@ -4,6 +4,7 @@ from .attention_maps import NMGAttentionMaps
 from .composite import NMGCompositeOriginal
 from .custom_sampling import NMGGuider, NMGSampler
 from .demo import NMGDemoModel, NMGDemoPicture
+from .difference import NMGDifference
 from .direct_inversion import NMGDirectInversion
 from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NMGSaveDirection
 from .edit_friendly import NMGEditFriendly
@@ -21,8 +22,10 @@ from .plain import NMGPlainGuidance
 from .prompt_to_prompt import NMGPromptToPrompt
 from .prompts import NMGPrompts
 from .proximal import NMGProximal
+from .reconstruction_check import NMGReconstructionCheck
 from .sample import NMGSample
 from .sweep import NMGSweep
+from .trajectory_preview import NMGTrajectoryPreview
 
 NODES: list[type[io.ComfyNode]] = [
     NMGInvert,
@@ -52,6 +55,9 @@ NODES: list[type[io.ComfyNode]] = [
     NMGSaveDirection,
     NMGLoadDirection,
     NMGSweep,
+    NMGReconstructionCheck,
+    NMGTrajectoryPreview,
+    NMGDifference,
     NMGDemoModel,
     NMGDemoPicture,
 ]
