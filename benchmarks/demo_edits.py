@@ -27,15 +27,22 @@ from tools.host_process import boot  # noqa: E402
 
 # The object's colour is read away from its soft edge.
 _CORE_COVERAGE = 0.999
+# Kinds of edit that are not called as the field of the scene that they change.
+ATTRIBUTES = {"pattern": "background_type"}
 
 
 @dataclass(frozen=True)
 class Edit:
     """One edit with its true answer."""
 
-    kind: str  # "colour", "shape" or "background": the word that changes
+    kind: str  # "colour", "shape", "background" or "pattern": the word that changes
     source: scenes.Scene
     target: scenes.Scene
+
+    @property
+    def attribute(self) -> str:
+        """The field of the scene that changes."""
+        return ATTRIBUTES.get(self.kind, self.kind)
 
     @property
     def may_change(self) -> np.ndarray:
@@ -46,6 +53,8 @@ class Edit:
         """Whether the word that changed can be read from the picture."""
         if self.kind == "shape":
             return checkers.read_scene(picture).shape == self.target.shape
+        if self.kind == "pattern":
+            return checkers.read_scene(picture).background_type == self.target.background_type
         cover = scenes.coverage(self.source)
         if self.kind == "colour":
             return checkers.object_colour(picture, cover > _CORE_COVERAGE) == self.target.colour
@@ -58,6 +67,20 @@ def draw_edits(
     """`count` edits, their kinds in turn; the scenes are not those of the training."""
     rng = np.random.default_rng(seed)
     return [_draw_edit(rng, kinds[index % len(kinds)]) for index in range(count)]
+
+
+def draw_pattern_edits(count: int, seed: int) -> list[Edit]:
+    """`count` edits of the background: stripes or dots are added, then removed, in turn."""
+    rng = np.random.default_rng(seed)
+    edits = []
+    for index in range(count):
+        scene = scenes.random_scene(rng)
+        before, after = "plain", ("striped", "dotted")[index // 2 % 2]
+        if index % 2:
+            before, after = after, before
+        source = scenes.edit(scene, "background_type", before)
+        edits.append(Edit("pattern", source, scenes.edit(source, "background_type", after)))
+    return edits
 
 
 def _draw_edit(rng: np.random.Generator, kind: str) -> Edit:
@@ -92,6 +115,7 @@ class Bench:
         self.nodes = importlib.import_module("nmg_pack.nodes")
         self.host_nodes = importlib.import_module("nodes")
         self.edits = edits
+        self.made: dict[Any, Any] = {}  # what was made for these edits and can serve again
         self.model, self.clip, self.vae = demo_model()
         self.pictures = np.stack([scenes.render(edit.source) for edit in edits])
         self.latent = self.encode(self.pictures)

@@ -2,6 +2,7 @@
 
     python tools/run.py benchmarks/shapes_edit.py              measure what is missing, then report
     python tools/run.py benchmarks/shapes_edit.py --quick      a few edits, into output/
+    python tools/run.py benchmarks/shapes_edit.py --sweep      the scales against each other
     python tools/run.py benchmarks/shapes_edit.py --tune       try settings on the tuning split
     python tools/run.py benchmarks/shapes_edit.py --draw       write the lists of edits anew
     python tools/run.py benchmarks/shapes_edit.py --readme     draw the picture of the README
@@ -20,18 +21,20 @@ import time
 from pathlib import Path
 
 from demo_edits import root
-from shapes_edit import data, report, sheets, tuning
+from shapes_edit import data, plots, report, sheets, sweeps, tuning
 from shapes_edit.measure import Run, key_of, measure_all, merge, read, runs_of
-from shapes_edit.methods import METHODS, TEXT_SCALES
+from shapes_edit.methods import METHODS, STRONG, Method
 
 PROCESSES = 2
+EIGHT = 8
 DOCS = root / "docs" / "benchmark"
 WORK = root / "output" / "shapes_edit"
 PICTURES = WORK / "pictures"
-QUICK_EDITS, QUICK_SCALES = 6, TEXT_SCALES[-1:]
-SHEET_EDITS = (0, 3, 6, 1, 4, 7, 2, 5)
+# One of each kind, on all of which every method is tried; and two of each.
+QUICK_EDITS = (0, 16, 8, 96)
+SHEET_EDITS = (0, 24, 16, 40, 8, 32, 96, 104)
 BLEND_EDITS = (0, 1, 2)
-README_EDITS = (0, 1, 4, 2)
+README_EDITS = (0, 24, 16, 8)
 README_METHODS = {
     "NMG alone": "NMG 5",
     "Prompt-to-Prompt": "P2P + NMG 5, tuned",
@@ -60,30 +63,36 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("--readme", action="store_true")
     parser.add_argument("--report", action="store_true", help="report what is measured, no more")
-    parser.add_argument("--part", help="measure every n-th edit only: i/n; no report")
+    parser.add_argument("--part", help="measure that share of the edits only: i/n; no report")
     return parser.parse_args()
 
 
 def _plan(arguments: argparse.Namespace) -> tuple[str, list[Run], Path, str]:
     """(list of edits, runs, folder, stem of the file of measurements)."""
     if arguments.tune:
-        count = data.SPLITS["tuning"][0]
-        runs = runs_of(range(count), tuning.grid(), (tuning.TEXT_SCALE,))
-        return "tuning", runs, DOCS, "tuning"
-    count = QUICK_EDITS if arguments.quick else data.SPLITS["edits"][0]
-    scales = QUICK_SCALES if arguments.quick else TEXT_SCALES
-    folder = WORK if arguments.quick else DOCS
-    return "edits", runs_of(range(count), METHODS, scales), folder, "measurements"
+        return "tuning", runs_of(range(data.SPLITS["tuning"][0]), tuning.grid()), DOCS, "tuning"
+    if arguments.quick:
+        return "edits", _at_strong(runs_of(QUICK_EDITS, METHODS)), WORK, "measurements"
+    numbers = range(data.SPLITS["edits"][0])
+    if arguments.sweep:
+        return "edits", runs_of(numbers, sweeps.methods()), DOCS, "sweeps"
+    return "edits", runs_of(numbers, METHODS), DOCS, "measurements"
+
+
+def _at_strong(runs: list[Run]) -> list[Run]:
+    return [run for run in runs if run.text_scale == STRONG]
 
 
 def _measure_part(arguments: argparse.Namespace, part: int, parts: int) -> None:
     split, runs, folder, stem = _plan(arguments)
     done = {key_of(line) for line in read(folder, stem)}
-    missing = [run for run in runs if run.edit % parts == part and run.key not in done]
+    # In eights, since slow methods are tried on every eighth edit: each process gets its share.
+    missing = [run for run in runs if run.edit // EIGHT % parts == part and run.key not in done]
     path = folder / f"{stem}-{part}-of-{parts}.jsonl"
     pictures = None if arguments.tune else PICTURES
     measure_all(data.load(split), missing, path, pictures, place=part)
@@ -110,21 +119,35 @@ def _report(arguments: argparse.Namespace) -> None:
     if arguments.tune:
         tuning.write_markdown(lines, folder / "tuning.md")
         return
+    if arguments.sweep:
+        shown = folder / "sweeps"
+        shown.mkdir(exist_ok=True)
+        sweeps.draw(lines, edits, PICTURES, shown)
+        return
     table = report.summarise(lines)
     report.write_csv(table, folder / "results.csv")
     report.write_markdown(lines, table, edits, folder / "tables.md")
-    report.plot_tradeoff(table, folder / "tradeoff.png")
-    shown = SHEET_EDITS[::4] if arguments.quick else SHEET_EDITS
-    sheet = sheets.Sheet(shown, METHODS, TEXT_SCALES[-1])
-    sheets.draw_sheet(edits, sheet, PICTURES, folder / "contact.png", colours=256)
+    plots.plot_tradeoff(table, folder / "tradeoff.png")
+    shown = QUICK_EDITS if arguments.quick else SHEET_EDITS
+    for name, methods in _halves().items():
+        path = folder / f"contact-{name}.png"
+        sheets.draw_sheet(edits, sheets.Sheet(shown, methods), PICTURES, path, colours=256)
     if not arguments.quick:
         blending = METHODS["P2P + NMG 5, tuned, blend"]
         sheets.draw_blend(edits, BLEND_EDITS, blending, folder / "blend.png")
 
 
+def _halves() -> dict[str, dict[str, Method]]:
+    """The methods alone, and those with an editor."""
+    return {
+        name: {key: method for key, method in METHODS.items() if (method.editor is None) == alone}
+        for name, alone in (("alone", True), ("editors", False))
+    }
+
+
 def _readme() -> None:
     methods = {label: METHODS[name] for label, name in README_METHODS.items()}
-    sheet = sheets.Sheet(README_EDITS, methods, TEXT_SCALES[-1], with_target=False)
+    sheet = sheets.Sheet(README_EDITS, methods, with_target=False)
     path = root / "docs" / "images" / "editors.png"
     sheets.draw_sheet(data.load("edits"), sheet, PICTURES, path, colours=256)
 

@@ -52,7 +52,7 @@ def edit_region(
     entries: Sequence[int],
     *,
     targets: int = 1,
-    threshold: float = 0.35,
+    threshold: float = 0.0,
     grow: int = 0,
     device: torch.device | str = "cpu",
     on_step: Callable[[StepEvent], None] | None = None,

@@ -40,7 +40,7 @@ class NMGEditRegion(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "threshold",
-                    default=0.35,
+                    default=0.0,
                     min=0.0,
                     max=1.0,
                     step=0.05,

@@ -6,18 +6,24 @@ import dataclasses
 import json
 from pathlib import Path
 
-from demo_edits import Edit, draw_edits, scenes
+from demo_edits import ATTRIBUTES, Edit, draw_edits, draw_pattern_edits, scenes
 
-KINDS = ("colour", "shape", "background")
+WORD_KINDS = ("colour", "shape", "background")
+KINDS = (*WORD_KINDS, "pattern")
+_PATTERNS_APART = 10
 FOLDER = Path(__file__).resolve().parent
 # Name of the list: (edits, seed). No scene of the training is drawn with these seeds.
-SPLITS = {"edits": (120, 20_270_201), "tuning": (24, 20_270_202)}
+SPLITS = {"edits": (120, 20_270_201), "tuning": (32, 20_270_202)}
 
 
 def draw() -> None:
     """Writes both lists anew, the same ones each time."""
     for name, (count, seed) in SPLITS.items():
-        edits = [_rounded(edit) for edit in draw_edits(count, seed, KINDS)]
+        # The kinds in turn as long as there are three, then all edits of the fourth.
+        words = count * len(WORD_KINDS) // len(KINDS)
+        drawn = draw_edits(words, seed, WORD_KINDS)
+        drawn += draw_pattern_edits(count - words, seed + _PATTERNS_APART)
+        edits = [_rounded(edit) for edit in drawn]
         lines = ",\n".join(json.dumps(_entry(edit)) for edit in edits)
         _path(name).write_text(f"[\n{lines}\n]\n")
 
@@ -31,8 +37,7 @@ def load(name: str) -> list[Edit]:
     edits = []
     for entry in json.loads(_path(name).read_text()):
         fields = {key: tuple(v) if isinstance(v, list) else v for key, v in entry["scene"].items()}
-        source = scenes.Scene(**fields)
-        edit = Edit(entry["kind"], source, scenes.edit(source, entry["kind"], entry["becomes"]))
+        edit = _edit(entry["kind"], scenes.Scene(**fields), entry["becomes"])
         if _entry(edit) != entry:
             raise ValueError(
                 f"load: {_path(name).name} is out of date. Got {entry['target']!r}; expected"
@@ -50,8 +55,11 @@ def _rounded(edit: Edit) -> Edit:
     """The edit with the numbers of its scenes as short as the list keeps them."""
     fields = dataclasses.asdict(edit.source)
     short = {key: _short(value) for key, value in fields.items()}
-    source = scenes.Scene(**short)
-    return Edit(edit.kind, source, scenes.edit(source, edit.kind, getattr(edit.target, edit.kind)))
+    return _edit(edit.kind, scenes.Scene(**short), getattr(edit.target, edit.attribute))
+
+
+def _edit(kind: str, source: scenes.Scene, becomes: str) -> Edit:
+    return Edit(kind, source, scenes.edit(source, ATTRIBUTES.get(kind, kind), becomes))
 
 
 def _short(value: object) -> object:
@@ -66,6 +74,6 @@ def _entry(edit: Edit) -> dict:
         "kind": edit.kind,
         "source": scenes.caption(edit.source),
         "target": scenes.caption(edit.target),
-        "becomes": getattr(edit.target, edit.kind),
+        "becomes": getattr(edit.target, edit.attribute),
         "scene": {key: list(v) if isinstance(v, tuple) else v for key, v in scene.items()},
     }

@@ -16,10 +16,13 @@ from scipy import ndimage
 from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
-from shapes_edit.methods import SCHEDULE, STEPS, Method
+from shapes_edit.holds import COUNTS
+from shapes_edit.methods import Method
 
 # What a window of the structural similarity looks at around its centre, pixels.
 _WINDOW_REACH = 3
+# Without an editor there is no source branch: the picture is sampled once more, for some edits.
+RECONSTRUCTED_EVERY = 4
 ATTRIBUTES = ("shape", "colour", "background", "background_type")
 
 
@@ -42,16 +45,14 @@ def key_of(line: dict[str, Any]) -> tuple[Any, ...]:
     return line["edit"], line["method"], line["settings"], line["text_scale"]
 
 
-def runs_of(
-    edits: Iterable[int], methods: dict[str, Method], text_scales: Iterable[float]
-) -> list[Run]:
-    """All runs, edit after edit, so that each is inverted once."""
+def runs_of(edits: Iterable[int], methods: dict[str, Method]) -> list[Run]:
+    """All runs, edit after edit, so that what methods share is made once."""
     return [
         Run(edit, name, method, text_scale)
         for edit in edits
-        for text_scale in text_scales
         for name, method in methods.items()
-        if text_scale in method.text_scales and (method.first is None or edit < method.first)
+        for text_scale, every in method.every.items()
+        if edit % every == 0
     ]
 
 
@@ -95,25 +96,34 @@ def carried_out(
     edits: list[Edit], runs: list[Run], place: int = 0
 ) -> Iterator[tuple[Run, Bench, Sampled]]:
     """Each run's bench and what it made."""
-    current, bench, trajectory = None, None, None
+    current, bench = None, None
     for run in tqdm(runs, unit="run", position=place, mininterval=2):
         if run.edit != current:
             current, bench = run.edit, Bench([edits[run.edit]])
-            trajectory = bench.invert(STEPS, SCHEDULE)
-        yield run, bench, carry_out(bench, trajectory, run)
+        yield run, bench, carry_out(bench, run)
 
 
-def carry_out(bench: Bench, trajectory: Any, run: Run) -> Sampled:
-    """The edit that the method makes."""
+def carry_out(bench: Bench, run: Run) -> Sampled:
+    """The edit that the method makes, at the cost of all of it but a plain inversion."""
     (edit,) = bench.edits
     editor = None if run.method.editor is None else run.method.editor(bench, edit)
-    guidance = run.method.guidance(bench)
+    held = run.method.holds(bench)
     prompts = run.method.prompts(bench, edit)
     # What the processor did for it: unlike the time on the clock, the same on a busy machine.
     started = time.process_time()
-    sampled = bench.edit(trajectory, prompts, run.text_scale, guidance, editor)
-    sampled.cost["core_seconds"] = round(time.process_time() - started, 3)
+    sampled = bench.edit(held.trajectory, prompts, run.text_scale, held.guidance, editor, held.mask)
+    sampled.cost["core_seconds"] = time.process_time() - started
+    for name in COUNTS:
+        sampled.cost[name] = round(sampled.cost[name] + held.cost.get(name, 0), 3)
     return sampled
+
+
+def reconstruction(bench: Bench, run: Run) -> np.ndarray:
+    """What a method without an editor makes of the source prompt, (128, 128, 3) in 0..1."""
+    held = run.method.holds(bench)
+    return bench.edit(
+        held.trajectory, bench.source_prompts, run.text_scale, held.guidance, None, held.mask
+    ).pictures[0]
 
 
 def measured(bench: Bench, run: Run, sampled: Sampled) -> dict[str, Any]:
@@ -126,9 +136,12 @@ def measured(bench: Bench, run: Run, sampled: Sampled) -> dict[str, Any]:
         "inside_psnr": psnr(after[edit.may_change], picture[edit.may_change]),
         "target_psnr": psnr(after, picture),
     }
-    if run.method.editor is not None:
-        figures["source_psnr"] = psnr(before, sampled.source[0])
-        figures["source_ssim"] = ssim_map(before, sampled.source[0]).mean()
+    source = None if run.method.editor is None else sampled.source[0]
+    if source is None and run.edit % RECONSTRUCTED_EVERY == 0:
+        source = reconstruction(bench, run)
+    if source is not None:
+        figures["source_psnr"] = psnr(before, source)
+        figures["source_ssim"] = ssim_map(before, source).mean()
     return {
         "edit": run.edit,
         "kind": edit.kind,
@@ -147,7 +160,7 @@ def words_read(picture: np.ndarray, edit: Edit) -> dict[str, float]:
     """
     reading = checkers.read_scene(picture)
     right = {name: getattr(reading, name) == getattr(edit.target, name) for name in ATTRIBUTES}
-    return {"success": float(right[edit.kind]), "all_words": float(all(right.values()))}
+    return {"success": float(right[edit.attribute]), "all_words": float(all(right.values()))}
 
 
 def outside_figures(before: np.ndarray, picture: np.ndarray, stays: np.ndarray) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tables and the trade-off plot of what was measured."""
+"""Tables of what was measured."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from demo_edits import Edit, scenes
 from first_results import interval
 
 from shapes_edit.data import KINDS
 from shapes_edit.measure import words_read
-from shapes_edit.methods import METHODS, TEXT_SCALES
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from shapes_edit.methods import CURVES, METHODS, STRONG, TEXT_SCALES
 
 Lines = list[dict[str, Any]]
 
@@ -39,20 +35,30 @@ FIGURES = (
 # Pairs whose difference on the same edits is asked for: (the better one by the claim, the other).
 PAIRS = (
     ("NMG 5", "DDIM + CFG"),
+    ("NMG 5", "NPI"),
+    ("NMG + region", "NMG 1.5"),
+    ("NMG + region", "NTI"),
+    ("NMG + region", "NPI"),
+    ("NMG + region", "ProxNPI, tuned"),
     ("P2P + NMG 5", "P2P"),
+    ("P2P + NMG 5", "P2P + NTI"),
+    ("P2P + NMG 5", "P2P + NPI"),
+    ("P2P + NMG 5", "P2P + ProxNPI"),
+    ("P2P + NMG 5", "P2P + Direct Inversion"),
     ("P2P + NMG 5", "NMG 5"),
     ("P2P + NMG 5, tuned", "NMG 5"),
     ("P2P + NMG 5, tuned, blend", "P2P + NMG 5, tuned"),
-    ("MasaCtrl + NMG 5, tuned", "NMG 5"),
     ("MasaCtrl + NMG 5, tuned", "P2P + NMG 5, tuned"),
 )
+# At which success the curves are compared.
+LEVELS = (0.9, 0.95)
 
 
 def summarise(lines: Lines) -> Lines:
     """Means with 95 % bootstrap intervals per method, text scale and kind of edit ("all" too)."""
     table = []
     for name, method in METHODS.items():
-        for text_scale in TEXT_SCALES:
+        for text_scale in method.every:
             ours = select(lines, method=name, text_scale=text_scale)
             for kind in ("all", *KINDS):
                 chosen = ours if kind == "all" else select(ours, kind=kind)
@@ -93,7 +99,8 @@ def write_markdown(lines: Lines, table: Lines, edits: list[Edit], path: Path) ->
     parts = [_overview(table)]
     seen = sorted({row["text_scale"] for row in table})
     parts += [_kind_table(table, kind, scale) for kind in KINDS for scale in seen]
-    parts += [_reconstruction(table), _pairs(lines), _cost(table), _checkers(edits)]
+    parts += [_equal_success(lines), _reconstruction(table), _pairs(lines), _cost(table)]
+    parts.append(_checkers(edits))
     path.write_text("\n\n".join(parts) + "\n")
 
 
@@ -166,18 +173,58 @@ def _pairs(lines: Lines) -> str:
     return _grid("Differences on the same edits", head, rows)
 
 
+def _equal_success(lines: Lines) -> str:
+    """Each curve at the same success, on the edits on which all of its rivals are measured.
+
+    Of the points of a curve that succeed that often, the best one outside the mask.
+    """
+    groups = {
+        "alone": [c for c, points in CURVES.items() if _is_alone(points)],
+        "Prompt-to-Prompt": [c for c in CURVES if c.startswith("P2P")],
+    }
+    rows = []
+    for group, curves in groups.items():
+        for kind in KINDS:
+            ours = select([line for line in lines if line["edit"] % 4 == 0], kind=kind)
+            for curve in curves:
+                cells = [_best_point(ours, curve, level) for level in LEVELS]
+                if any(cells):
+                    rows.append([group, kind, curve, *cells])
+    head = ["setting", "edits", "curve", *(f"success {level:g} or more" for level in LEVELS)]
+    return _grid("Curves at equal success: dB outside the mask", head, rows)
+
+
+def _is_alone(points: dict[str, Any]) -> bool:
+    return all(point.editor is None for point in points.values())
+
+
+def _best_point(lines: Lines, curve: str, level: float) -> str:
+    found = {}
+    for name in CURVES[curve]:
+        for scale in sorted({line["text_scale"] for line in select(lines, method=name)}):
+            point = select(lines, method=name, text_scale=scale)
+            if np.mean([line["success"] for line in point]) >= level:
+                values = [line["outside_psnr"] for line in point]
+                found[np.mean(values)] = f"{np.mean(values):.1f} ({name}, text scale {scale:g})"
+    return found[max(found)] if found else ""
+
+
 def _difference(values: list[float], digits: int) -> str:
     mean, low, high = interval(values)
     return f"{mean:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
 
 
 def _cost(table: Lines) -> str:
+    chosen = select(table, kind="all", text_scale=STRONG)
+    plain = next(row["core_seconds"] for row in chosen)
     rows = []
-    for row in select(table, kind="all", text_scale=TEXT_SCALES[-1]):
+    for row in chosen:
         counts = [f"{row[name]:.0f}" for name in FIGURES[-4:-1]]
-        rows.append([row["method"], *counts, _cell(row, "core_seconds", 2)])
+        seconds = _cell(row, "core_seconds", 2)
+        rows.append([row["method"], *counts, seconds, f"{row['core_seconds'] / plain:.1f}"])
     head = ["method", "forward calls", "forward rows", "backward rows", "seconds on a core"]
-    return _grid("Cost of an edit without its inversion", head, rows)
+    title = "Cost of an edit beyond a plain inversion of its picture"
+    return _grid(title, [*head, f"of those of {chosen[0]['method']}"], rows)
 
 
 def _checkers(edits: list[Edit]) -> str:
@@ -196,48 +243,3 @@ def _checkers(edits: list[Edit]) -> str:
 def _cell(row: dict[str, Any], name: str, digits: int, factor: float = 1.0) -> str:
     mean, low, high = (f"{factor * row[name + end]:.{digits}f}" for end in ("", "_low", "_high"))
     return f"{mean} ({low} to {high})"
-
-
-def plot_tradeoff(table: Lines, path: Path) -> None:
-    """PSNR outside the mask over success: a point per method and text scale, a panel per kind."""
-    figure, panels = plt.subplots(1, len(KINDS), figsize=(15, 5), sharey=True)
-    colours = plt.get_cmap("tab20").colors
-    for axes, kind in zip(panels, KINDS, strict=True):
-        for index, name in enumerate(METHODS):
-            for row in select(table, method=name, kind=kind):
-                _point(axes, row, colours[index % len(colours)])
-        axes.set(title=f"{kind} edits", xlabel="edit success", xlim=(-0.05, 1.05))
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("PSNR outside the true mask, dB")
-    last = TEXT_SCALES[-1]
-    handles = {h.get_label(): h for h in panels[0].get_legend_handles_labels()[0]}
-    names = [name for name in METHODS if f"{name}, {last:g}" in handles]
-    figure.legend(
-        [handles[f"{name}, {last:g}"] for name in names],
-        names,
-        loc="outside right upper",
-        fontsize=8,
-        title=f"filled: text scale {last:g}, hollow: {TEXT_SCALES[0]:g}",
-        title_fontsize=7,
-    )
-    figure.set_layout_engine("constrained")
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
-
-
-def _point(axes: Any, row: dict[str, Any], colour: Any) -> None:
-    alone = METHODS[row["method"]].editor is None
-    filled = row["text_scale"] == TEXT_SCALES[-1]
-    axes.plot(
-        row["success"],
-        row["outside_psnr"],
-        "o" if alone else "D",
-        color=colour,
-        markerfacecolor=colour if filled else "white",
-        markersize=8,
-        label=f"{row['method']}, {row['text_scale']:g}",
-    )
-    x, y = "success", "outside_psnr"
-    faint = {"color": colour, "alpha": 0.3, "linewidth": 1}
-    axes.plot([row[f"{x}_low"], row[f"{x}_high"]], [row[y]] * 2, **faint)
-    axes.plot([row[x]] * 2, [row[f"{y}_low"], row[f"{y}_high"]], **faint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from demo_edits import Bench, Edit, scenes
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from shapes_edit.editors import blend_words
 from shapes_edit.measure import carried_out, keep, kept, runs_of
-from shapes_edit.methods import SCHEDULE, STEPS, TEXT_SCALES, Method, blend_words
+from shapes_edit.methods import STRONG, Method
 
 Columns = dict[str, list[np.ndarray]]
 
@@ -25,7 +27,7 @@ class Sheet:
 
     edits: tuple[int, ...]
     methods: dict[str, Method]
-    text_scale: float
+    text_scale: float = STRONG
     with_target: bool = True
 
 
@@ -50,7 +52,7 @@ def draw_sheet(edits: list[Edit], sheet: Sheet, kept_in: Path, path: Path, colou
             axes.imshow(picture, interpolation="none")
             axes.set(xticks=[], yticks=[])
             if row == 0:
-                axes.set_title(label.replace(" + ", "\n+ ").replace(", ", "\n"), fontsize=8)
+                axes.set_title(textwrap.fill(label, 12), fontsize=8)
             if column == 0:
                 axes.set_ylabel(_change(edits[sheet.edits[row]]), fontsize=7)
     figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
@@ -62,7 +64,8 @@ def _pictures(edits: list[Edit], sheet: Sheet, folder: Path) -> Columns:
     columns: Columns = {"source": list(shown.pictures)}
     if sheet.with_target:
         columns["true target"] = [scenes.render(edit.target) for edit in shown.edits]
-    runs = runs_of(sheet.edits, sheet.methods, (sheet.text_scale,))
+    found = runs_of(sheet.edits, sheet.methods)
+    runs = [run for run in found if run.text_scale == sheet.text_scale]
     missing = [run for run in runs if kept(folder, run) is None]
     for run, _, sampled in carried_out(edits, missing):
         keep(folder, run, sampled.pictures[0])
@@ -73,8 +76,29 @@ def _pictures(edits: list[Edit], sheet: Sheet, folder: Path) -> Columns:
     return columns
 
 
+def draw_grid(
+    cells: list[list[np.ndarray | None]], rows: list[str], columns: list[str], path: Path
+) -> None:
+    """Pictures of a sweep, labelled on both sides, as a PNG with a palette; None stays blank."""
+    figure, grid = plt.subplots(
+        len(rows), len(columns), figsize=(1.12 * len(columns) + 0.6, 1.12 * len(rows) + 0.4)
+    )
+    for row, (label, pictures) in enumerate(zip(rows, cells, strict=True)):
+        for column, picture in enumerate(pictures):
+            axes = grid[row, column]
+            if picture is not None:
+                axes.imshow(picture, interpolation="none")
+            axes.set(xticks=[], yticks=[])
+            if row == 0:
+                axes.set_title(columns[column], fontsize=8)
+            if column == 0:
+                axes.set_ylabel(label.replace(" ", "\n"), fontsize=7)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0, hspace=0)
+    _save(figure, path, 256)
+
+
 def _change(edit: Edit) -> str:
-    before, after = (getattr(scene, edit.kind) for scene in (edit.source, edit.target))
+    before, after = (getattr(scene, edit.attribute) for scene in (edit.source, edit.target))
     return f"{edit.kind}\n{before}\n-> {after}"
 
 
@@ -125,8 +149,8 @@ def _blend_of(edit: Edit, method: Method) -> tuple[Bench, Any]:
             return kept[-1]
 
     watched = Watched(editor.edits, editor.self_replace, editor.blend)
-    trajectory = bench.invert(STEPS, SCHEDULE)
-    bench.edit(trajectory, bench.target_prompts, TEXT_SCALES[-1], method.guidance(bench), watched)
+    held = method.holds(bench)
+    bench.edit(held.trajectory, bench.target_prompts, STRONG, held.guidance, watched, held.mask)
     return bench, kept[0].blend
 
 
