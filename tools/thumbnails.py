@@ -22,10 +22,13 @@ from tools.console import answer, run_command
 from tools.host_client import HostClient
 from tools.host_environment import find_or_build
 from tools.host_server import ROOT, host_server
-from tools.strip import compose
+from tools.strip import PAPER, compose
 from tools.workflow import find_node, load_workflow, to_api
 
-PANELS = ("Source", "Reconstruction", "Attention maps", "Edit")
+PANELS = ("Source", "Reconstruction", "Difference", "Attention maps", "Mask", "Edit")
+BY_METHOD = "Edit: "  # and the method's name
+IN_A_ROW = 4
+SHEET = "Sheet"  # is the whole thumbnail: beside other panels its labels could not be read
 WIDTH_PX = 800
 STAND_INS = {"CheckpointLoaderSimple": "NMGDemoModel", "ImageScaleToTotalPixels": "NMGDemoPicture"}
 EDIT = ("yellow triangle on a striped blue background", "red triangle on a striped blue background")
@@ -45,27 +48,61 @@ def with_demo_model(prompt: dict[str, Any]) -> dict[str, Any]:
     return prompt
 
 
+def shown_titles(prompt: dict[str, Any]) -> list[str]:
+    """The titles of the pictures that a thumbnail shows, in its order."""
+    titles = [node["_meta"]["title"] for node in prompt.values()]
+    if SHEET in titles:
+        return [SHEET]
+    methods = [title for title in titles if title.startswith(BY_METHOD)]
+    return [title for title in PANELS if title in titles] + methods
+
+
 def draw(client: HostClient, path: Path) -> Path:
     """Run one workflow and write its thumbnail beside it."""
     prompt = to_api(load_workflow(path), client.object_info())
     if any(node["class_type"] in STAND_INS for node in prompt.values()):
         prompt = with_demo_model(prompt)
     result = client.run(prompt)
-    titles = {node["_meta"]["title"] for node in prompt.values()}
+    titles = shown_titles(prompt)
     with tempfile.TemporaryDirectory() as temporary:
-        panels = []
-        for title in PANELS:
-            if title in titles:
-                file = Path(temporary) / f"{title}.png"
-                image = result.images(find_node(prompt, title=title))[0]
+        pictures: dict[str, list[Path]] = {title: [] for title in titles}
+        for row, title in enumerate(titles):
+            for number, image in enumerate(result.images(find_node(prompt, title=title))):
+                file = Path(temporary) / f"{row}-{number}.png"
                 file.write_bytes(client.download(image))
-                panels.append({"title": title.lower(), "text": "", "file": str(file)})
-        strip = Path(temporary) / "strip.png"
-        compose(panels, strip)
-        thumbnail = Image.open(strip).convert("RGB")
+                pictures[title].append(file)
+        whole = pictures[SHEET][0] if SHEET in titles else _rows(pictures, Path(temporary))
+        thumbnail = Image.open(whole).convert("RGB")
         thumbnail.thumbnail((WIDTH_PX, WIDTH_PX), Image.Resampling.LANCZOS)
         thumbnail.save(path.with_suffix(".jpg"), quality=88)
     return path.with_suffix(".jpg")
+
+
+def _label(title: str) -> str:
+    return title.removeprefix(BY_METHOD) if title.startswith(BY_METHOD) else title.lower()
+
+
+def _rows(pictures: dict[str, list[Path]], folder: Path) -> Path:
+    """Labelled panels, one per title; of a batch of sources each title has a row for itself."""
+    panels = [
+        [{"title": _label(title), "text": "", "file": str(file)} for file in files]
+        for title, files in pictures.items()
+    ]
+    if len(pictures["Source"]) == 1:
+        firsts = [row[0] for row in panels]
+        panels = [firsts[start : start + IN_A_ROW] for start in range(0, len(firsts), IN_A_ROW)]
+    strips = []
+    for number, row in enumerate(panels):
+        compose(row, folder / f"row {number}.png")
+        strips.append(Image.open(folder / f"row {number}.png"))
+    height = sum(strip.height for strip in strips)
+    whole = Image.new("RGB", (strips[0].width, height), PAPER)
+    top = 0
+    for strip in strips:
+        whole.paste(strip, (0, top))
+        top += strip.height
+    whole.save(folder / "rows.png")
+    return folder / "rows.png"
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 The web interface does this conversion in the browser; a command has to do it itself. What a node's
 widgets mean is read from the running host (`/object_info`), so it works for every node the host
-knows. Not covered, and refused: subgraphs, bypassed nodes, widgets that add other widgets.
+knows. Not covered, and refused: bypassed nodes, widgets that add other widgets.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from tools.console import ToolError
+from tools.subgraphs import expand, origin_of
 
 Prompt = dict[str, dict[str, Any]]
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR")
-DYNAMIC_TYPES = ("COMFY_DYNAMICCOMBO_V3", "COMFY_AUTOGROW_V3", "COMFY_DYNAMICSLOT_V3")
+DYNAMIC_TYPES = ("COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3")
 SEED_NAMES = ("seed", "noise_seed")
 SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize")
 COMMENTS = ("Note", "MarkdownNote")
@@ -113,12 +114,13 @@ def set_input(prompt: Prompt, node_id: str, name: str, value: object) -> None:
 class _Conversion:
     def __init__(self, workflow: Mapping[str, Any], object_info: Mapping[str, Any]) -> None:
         self._info = object_info
-        self._nodes = {node["id"]: node for node in workflow["nodes"]}
-        self._origins = dict(_origin(link) for link in workflow["links"])
+        flat = expand(workflow)
+        self._nodes = {node["id"]: node for node in flat["nodes"]}
+        self._origins = dict(origin_of(link) for link in flat["links"])
 
     def prompt(self) -> Prompt:
         return {
-            str(node_id): self._convert(node)
+            node_id: self._convert(node)
             for node_id, node in self._nodes.items()
             if node["type"] not in VIRTUAL and node.get("mode", 0) != MUTED
         }
@@ -128,8 +130,8 @@ class _Conversion:
         info = self._info.get(node["type"])
         if info is None:
             raise WorkflowError(
-                f"this ComfyUI has no node '{node['type']}' (node {node['id']}); subgraphs are not "
-                "covered. See the server's log for a pack that failed to load."
+                f"this ComfyUI has no node '{node['type']}' (node {node['id']}). See the server's "
+                "log for a pack that failed to load."
             )
         inputs = dict(_widget_values(node, info))
         for slot in node.get("inputs") or []:
@@ -141,7 +143,7 @@ class _Conversion:
         title = node.get("title") or info.get("display_name") or node["type"]
         return {"inputs": inputs, "class_type": node["type"], "_meta": {"title": title}}
 
-    def _source(self, link: int) -> object | None:
+    def _source(self, link: str) -> object | None:
         """What a link brings: [node id, output], a primitive's value, or None from a muted node."""
         if link not in self._origins:
             raise WorkflowError(f"link {link} is used by a node but not among the links")
@@ -155,7 +157,7 @@ class _Conversion:
         if node["type"] == "Reroute":
             upstream = node["inputs"][0].get("link")
             return None if upstream is None else self._source(upstream)
-        return [str(node_id), slot]
+        return [node_id, slot]
 
     @staticmethod
     def _refuse_bypassed(node: Mapping[str, Any]) -> None:
@@ -164,13 +166,6 @@ class _Conversion:
                 f"node {node['id']} ({node['type']}) is bypassed, which only the interface can "
                 "resolve. Enable it or delete it."
             )
-
-
-def _origin(link: list[Any] | Mapping[str, Any]) -> tuple[int, tuple[int, int]]:
-    """Link id and (node, output) that it starts from; both notations that files use."""
-    if isinstance(link, Mapping):
-        return link["id"], (link["origin_id"], link["origin_slot"])
-    return link[0], (link[1], link[2])
 
 
 def _widget_values(
