@@ -1,6 +1,6 @@
 """Run the tests in the host environment, which is found or built first.
 
-    python tools/test.py                       # lint, unit, parity, host
+    python tools/test.py                       # lint and every tier
     python tools/test.py --tier unit -- -k grid -x
     python tools/test.py --tier host -- tests/host/test_gradient.py
 
@@ -22,12 +22,13 @@ from pathlib import Path
 if not __package__:  # started as a script: the repository is the import root, not this folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from tools.browser import NoBrowser, browser_variables
 from tools.console import ToolError, answer, run_command, say
 from tools.host_environment import HostEnvironment, add_arguments, find_or_build
 
 ROOT = Path(__file__).resolve().parents[1]
 TIERS = ("unit", "parity", "host", "browser")  # each one a folder
-ALL = ("lint", "unit", "parity", "host")
+ALL = ("lint", *TIERS)
 NOTHING_COLLECTED = 5
 
 
@@ -52,11 +53,17 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
     if not folder.is_dir():
         return Result(tier, False, 0.0, f"there is no folder tests/{tier}")
     started = time.monotonic()
+    try:
+        variables = _variables(tier, environment)
+    except NoBrowser as reason:
+        return Result(tier, True, 0.0, f"skipped: {reason}")
+    except ToolError as error:
+        return Result(tier, False, 0.0, str(error))
     places = [] if any(_is_place(argument) for argument in arguments) else [str(folder)]
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
         command = [str(environment.python), "-m", "pytest", *places, f"--junitxml={report}"]
-        code = _call([*command, *arguments], _variables(tier, environment))
+        code = _call([*command, *arguments], variables)
         note = _counts(report)
     if code == NOTHING_COLLECTED:
         note = "pytest found no test to run"
@@ -87,7 +94,11 @@ def run_lint(environment: HostEnvironment) -> Result:
 
 
 def _variables(tier: str, environment: HostEnvironment) -> dict[str, str]:
-    """The test process's variables: where ComfyUI is, except for the tier that must not need it."""
+    """The test process's variables: where ComfyUI is, except for the tier that must not need it.
+
+    Raises:
+        ToolError: the tier wants a browser and there is none, or nothing to drive it.
+    """
     variables = dict(os.environ)
     variables.pop("PYTHONPATH", None)
     variables.pop("COMFYUI_PATH", None)
@@ -95,6 +106,8 @@ def _variables(tier: str, environment: HostEnvironment) -> dict[str, str]:
     if tier != "unit":
         variables["COMFYUI_PATH"] = str(environment.comfyui)
         variables["COMFYUI_PYTHON"] = str(environment.python)
+    if tier == "browser":
+        variables.update(browser_variables(environment.python))
     return variables
 
 

@@ -1,0 +1,48 @@
+"""Every help page shows its node, by a link that the interface and the file system agree on."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tools.host_server import ROOT
+from tools.picture_files import GRAPH, GRAPH_BYTES, NODE_BYTES, SCALE, node_picture, small_png
+
+DOCS = ROOT / "web" / "docs"
+NODES = sorted(folder.name for folder in DOCS.iterdir() if folder.is_dir())
+AT_LEAST_PX = 100 * SCALE  # a node with its title
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_help_page_shows_its_node_below_the_title(node):
+    title, space, picture, *_ = (DOCS / node / "en.md").read_text("utf-8").splitlines()
+    # The interface counts from the folder of all pages.
+    assert picture == f"![{title.removeprefix('# ')}]({node}/node.png)"
+    assert space == ""
+    assert node_picture(node) == DOCS / node / "node.png"
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_help_picture_is_small_and_shows_something(node):
+    path = node_picture(node)
+    assert path.stat().st_size <= NODE_BYTES
+    with Image.open(path) as image:
+        assert image.width >= AT_LEAST_PX
+        assert len(image.convert("RGB").getcolors(256)) > 8
+
+
+def test_the_picture_of_the_graph_is_small_and_carries_the_workflow():
+    assert GRAPH.stat().st_size <= GRAPH_BYTES
+    with Image.open(GRAPH) as image:
+        carried = json.loads(image.text["workflow"])
+    assert carried == json.loads((ROOT / "workflows" / "edit.json").read_text("utf-8"))
+
+
+def test_a_picture_gets_as_many_colours_as_fit(tmp_path):
+    noise = Image.effect_noise((200, 200), 80).convert("RGB")
+    noise.save(tmp_path / "noise.png")
+    picture = (tmp_path / "noise.png").read_bytes()
+    large, small = small_png(picture, 100_000), small_png(picture, 22_000)
+    assert len(small) <= 22_000 < len(large)
+    with pytest.raises(ValueError, match="bytes with 16 colours, over 1000"):
+        small_png(picture, 1000)
