@@ -23,15 +23,14 @@ APT_SECONDS = 600
 
 
 class NoBrowser(ToolError):
-    """There is no Chromium on this machine and none can be installed; says why."""
+    """No Chromium, or nothing to drive it, is there and none can be installed; says why."""
 
 
 def browser_variables(python: Path) -> dict[str, str]:
     """What `python` needs in its environment to drive a browser.
 
     Raises:
-        NoBrowser: there is none.
-        ToolError: Playwright could not be installed.
+        NoBrowser: there is none, or nothing to drive it.
     """
     chromium = find_chromium()
     return {"NMG_CHROMIUM": str(chromium), "PYTHONPATH": str(playwright_folder(python))}
@@ -61,7 +60,7 @@ def playwright_folder(python: Path) -> Path:
     """A folder to put on the path of `python`, in which Playwright is.
 
     Raises:
-        ToolError: it could not be installed.
+        NoBrowser: it could not be installed.
     """
     folder = cache_root() / f"{PLAYWRIGHT.replace('==', '-')}-{_tag(python)}"
     if not folder.is_dir():
@@ -73,7 +72,7 @@ def playwright_folder(python: Path) -> Path:
         done = subprocess.run([*command, "--target", str(made), PLAYWRIGHT], check=False)
         if done.returncode:
             shutil.rmtree(made, ignore_errors=True)
-            raise ToolError(f"{PLAYWRIGHT} could not be installed; pip said why above")
+            raise NoBrowser(f"{PLAYWRIGHT} could not be installed; pip said why above")
         made.rename(folder)
     return folder
 

@@ -97,7 +97,7 @@ def _variables(tier: str, environment: HostEnvironment) -> dict[str, str]:
     """The test process's variables: where ComfyUI is, except for the tier that must not need it.
 
     Raises:
-        ToolError: the tier wants a browser and there is none, or nothing to drive it.
+        NoBrowser: the tier wants a browser and there is none, or nothing to drive it.
     """
     variables = dict(os.environ)
     variables.pop("PYTHONPATH", None)

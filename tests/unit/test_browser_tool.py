@@ -89,7 +89,7 @@ def test_playwright_is_installed_once(pip):
 def test_a_failed_playwright_leaves_nothing_that_looks_installed(pip, tmp_path):
     commands, codes = pip
     codes[0] = 1
-    with pytest.raises(ToolError, match="could not be installed"):
+    with pytest.raises(NoBrowser, match="could not be installed"):
         browser.playwright_folder(PYTHON)
     assert list((tmp_path / "cache").iterdir()) == []
     codes[0] = 0
