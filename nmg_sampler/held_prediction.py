@@ -7,7 +7,7 @@ from .errors import InvalidInput
 from .events import check_finite
 from .guidance import Guidance, Run
 from .predictor import Predictor
-from .sampling import check_text_scale
+from .sampling import check_text_scale, mask_on_rows
 from .schedule import Step
 from .trajectory import Trajectory, check_mask
 
@@ -44,8 +44,7 @@ class HeldPrediction:
         guidance.check(trajectory, branches)
         if mask is not None:
             check_mask("mask", mask, trajectory.shape)
-            mask = mask.to(device=device, dtype=trajectory.states.dtype)
-            mask = mask if len(mask) == 1 else branches.repeat(mask)
+        mask = mask_on_rows(mask, branches, device, trajectory.states.dtype)
         self.total = len(trajectory.schedule.descent())
         self.run = Run(predictor, trajectory, self.total, text_scale, branches, mask)
         self.method = guidance.begin(self.run)

@@ -69,7 +69,9 @@ def sample(
     guidance.check(trajectory, branches)
     x = branches.repeat(trajectory.states[-1].to(device, copy=True))
     steps = trajectory.schedule.descent()
-    keep, change = (_on(each, x, branches) for each in (trajectory.noise_mask, mask))
+    keep, change = (
+        mask_on_rows(each, branches, x.device, x.dtype) for each in (trajectory.noise_mask, mask)
+    )
     held_mask = None if editor is not None else change
     run = Run(predictor, trajectory, len(steps), text_scale, branches, held_mask)
     method = guidance.begin(run)
@@ -107,9 +109,11 @@ def check_text_scale(text_scale: float) -> None:
         )
 
 
-def _on(mask: torch.Tensor | None, x: torch.Tensor, branches: Branches) -> torch.Tensor | None:
-    """The mask on the device of `x`: one for all rows, or one per row."""
+def mask_on_rows(
+    mask: torch.Tensor | None, branches: Branches, device: torch.device | str, dtype: torch.dtype
+) -> torch.Tensor | None:
+    """The mask on the run's device: one for all rows, or one per row."""
     if mask is None:
         return None
-    mask = mask.to(device=x.device, dtype=x.dtype)
+    mask = mask.to(device=device, dtype=dtype)
     return mask if len(mask) == 1 else branches.repeat(mask)

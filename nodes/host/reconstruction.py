@@ -12,7 +12,7 @@ from ...nmg_sampler.sampling import check_text_scale
 from .maps import OnStep
 from .model import check_channels, identify
 from .predictor import HostPredictor
-from .runs import Conditioning, Turn, check_conditioning, run_procedure
+from .runs import Conditioning, Turn, check_conditioning, run_procedure, total_cost
 
 Way = tuple[Guidance, float]  # a method and a text scale
 
@@ -74,7 +74,7 @@ def run_reconstruction(
         reached, cost = _run_way(model, trajectory, negative, way, Turn(number, len(ways)))
         made.append(reached)
         costs.append(cost)
-    return made, {name: round(sum(cost[name] for cost in costs), 3) for name in costs[0]}
+    return made, total_cost(costs)
 
 
 def _run_way(

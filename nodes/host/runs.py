@@ -192,6 +192,11 @@ def run_procedure(
     return result.cpu(), {**sampler.cost.as_dict(), "seconds": seconds}
 
 
+def total_cost(costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs cost together."""
+    return {name: round(sum(cost[name] for cost in costs), 3) for name in costs[0]}
+
+
 def _progress(model: ModelPatcher, steps: int, turn: Turn) -> Callable[..., None]:
     """The host's bar and preview, for this run's part of the bar."""
     tell = latent_preview.prepare_callback(model, turn.of * steps)

@@ -11,7 +11,7 @@ from ...nmg_sampler import Editor, Trajectory
 from ...nmg_sampler.sweep import Setting
 from .decoding import check_vae
 from .plan import Conditioning, plan_sampling
-from .runs import Turn, run_plan
+from .runs import Turn, run_plan, total_cost
 
 
 def run_sweep(
@@ -46,4 +46,4 @@ def run_sweep(
         edit, _, cost = run_plan(model, plan, Turn(number, len(plans)))
         edits.append(edit)
         costs.append(cost)
-    return edits, {name: round(sum(cost[name] for cost in costs), 3) for name in costs[0]}
+    return edits, total_cost(costs)
