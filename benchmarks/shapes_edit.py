@@ -1,14 +1,15 @@
 """ShapesEdit: edits of the demo model's scenes with true answers, under every method and editor.
 
-    python tools/run.py benchmarks/shapes_edit.py              measure what is missing, then report
+    python tools/run.py benchmarks/shapes_edit.py              every method, into output/
+    python tools/run.py benchmarks/shapes_edit.py --thorough   on twice as many edits, for the docs
     python tools/run.py benchmarks/shapes_edit.py --quick      a few edits, into output/
     python tools/run.py benchmarks/shapes_edit.py --sweep      the scales against each other
     python tools/run.py benchmarks/shapes_edit.py --tune       try settings on the tuning split
     python tools/run.py benchmarks/shapes_edit.py --draw       write the lists of edits anew
     python tools/run.py benchmarks/shapes_edit.py --readme     draw the picture of the README
 
-It measures in two processes, one core each, and resumes where it was stopped. The report goes to
-docs/benchmark/, the explanation is docs/benchmark.md.
+It measures in two processes, one core each, and resumes where it was stopped. The report of
+--thorough, --sweep and --tune goes to docs/benchmark/, the explanation is docs/benchmark.md.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from demo_edits import root
 from shapes_edit import data, plots, report, sheets, sweeps, tuning
 from shapes_edit.holds import null_text
 from shapes_edit.measure import Run, key_of, measure_all, merge, read, runs_of
-from shapes_edit.methods import HALF, METHODS, STRONG, Method
+from shapes_edit.methods import HALF, METHODS, STRONG, Method, sparser
 
 PROCESSES = 2
-EIGHT = 8
+BLOCK = 8
 DOCS = root / "docs" / "benchmark"
 WORK = root / "output" / "shapes_edit"
 PICTURES = WORK / "pictures"
@@ -64,6 +65,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--thorough", action="store_true")
     parser.add_argument("--sweep", action="store_true")
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--draw", action="store_true")
@@ -78,11 +80,13 @@ def _plan(arguments: argparse.Namespace) -> tuple[str, list[Run], Path, str]:
     if arguments.tune:
         return "tuning", runs_of(range(data.SPLITS["tuning"][0]), tuning.grid()), DOCS, "tuning"
     if arguments.quick:
-        return "edits", _quick(runs_of(QUICK_EDITS, METHODS)), WORK, "measurements"
+        return "edits", _quick(runs_of(QUICK_EDITS, METHODS)), WORK, "quick"
     numbers = range(data.SPLITS["edits"][0])
     if arguments.sweep:
         return "edits", runs_of(numbers, sweeps.methods()), DOCS, "sweeps"
-    return "edits", runs_of(numbers, METHODS), DOCS, "measurements"
+    if arguments.thorough:
+        return "edits", runs_of(numbers, METHODS), DOCS, "measurements"
+    return "edits", runs_of(numbers, sparser(METHODS)), WORK, "measurements"
 
 
 def _quick(runs: list[Run]) -> list[Run]:
@@ -105,8 +109,8 @@ def _is_first_null_text(run: Run) -> bool:
 def _measure_part(arguments: argparse.Namespace, part: int, parts: int) -> None:
     split, runs, folder, stem = _plan(arguments)
     done = {key_of(line) for line in read(folder, stem)}
-    # In eights, since slow methods are tried on every eighth edit: each process gets its share.
-    missing = [run for run in runs if run.edit // EIGHT % parts == part and run.key not in done]
+    # In blocks, since slow methods are tried once in each: every process gets its share of them.
+    missing = [run for run in runs if run.edit // BLOCK % parts == part and run.key not in done]
     path = folder / f"{stem}-{part}-of-{parts}.jsonl"
     pictures = None if arguments.tune else PICTURES
     measure_all(data.load(split), missing, path, pictures, place=part)

@@ -22,7 +22,7 @@ from shapes_edit.methods import Method
 # What a window of the structural similarity looks at around its centre, pixels.
 _WINDOW_REACH = 3
 # Without an editor there is no source branch: the picture is sampled once more, for some edits.
-RECONSTRUCTED_EVERY = 4
+RECONSTRUCTED_EVERY = 8
 ATTRIBUTES = ("shape", "colour", "background", "background_type")
 
 
