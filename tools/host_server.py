@@ -149,8 +149,10 @@ def _start_once(
     log = base / "server.log"
     command = [str(environment.python), str(environment.comfyui / "main.py")]
     command += ["--base-directory", str(base), "--listen", "127.0.0.1", "--port", str(port)]
-    # Its default database lies in ComfyUI's folder, whatever the base directory is.
-    command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch"]
+    # Its default database lies in ComfyUI's folder, whatever the base directory is; in one in
+    # memory ComfyUI 0.16 does not find its own tables.
+    command += ["--database-url", f"sqlite:///{(base / 'database.db').as_posix()}"]
+    command += ["--disable-auto-launch"]
     command += ["--disable-api-nodes", *flags]
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -3,13 +3,14 @@
     python tools/run.py benchmarks/overhead.py --steps 20
     python tools/run.py demo/train.py
     python tools/run.py --browser tools/screenshots.py
+    python tools/run.py --comfyui-version 0.24.1 benchmarks/overhead.py
 
 Everything after the script's name goes to the script, which with --browser gets a browser too.
-COMFYUI_PATH names an existing ComfyUI.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -20,22 +21,29 @@ if not __package__:  # started as a script: the repository is the import root, n
 
 from tools.browser import browser_variables
 from tools.console import ToolError, run_command
-from tools.host_environment import find_or_build
+from tools.host_environment import add_arguments, find_or_build
 
-BROWSER = "--browser"
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Run a script in the host environment.")
+    parser.add_argument("--browser", action="store_true", help="with a browser to drive")
+    add_arguments(parser)
+    parser.add_argument("script", type=Path)
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="go to the script")
+    return parser.parse_args()
 
 
 def main() -> int:
     """The command line; the script's own exit code."""
-    with_browser = sys.argv[1:2] == [BROWSER]
-    words = sys.argv[2:] if with_browser else sys.argv[1:]
-    if not words or not Path(words[0]).is_file():
-        raise ToolError(f"say which script to run: python {sys.argv[0]} SCRIPT [ARGUMENT ...]")
-    environment = find_or_build()
+    options = _parse()
+    if not options.script.is_file():
+        raise ToolError(f"no script at {options.script}: name the file to run")
+    environment = find_or_build(options.comfyui, options.python, version=options.comfyui_version)
     variables = {**os.environ, "COMFYUI_PATH": str(environment.comfyui)}
-    if with_browser:
+    if options.browser:
         variables.update(browser_variables(environment.python))
-    return subprocess.call([str(environment.python), *words], env=variables)
+    command = [str(environment.python), str(options.script), *options.arguments]
+    return subprocess.call(command, env=variables)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """Run the tests in the host environment, which is found or built first.
 
-    python tools/test.py                       # lint and every tier
+    python tools/test.py                       # lint, every tier, and the oldest ComfyUI
     python tools/test.py --tier unit -- -k grid -x
     python tools/test.py --tier host -- tests/host/test_gradient.py
+    python tools/test.py --comfyui-version 0.24.1   # the host tier on another ComfyUI
 
-A tier is a folder below tests/. Everything after `--` goes to pytest.
+A tier is a folder below tests/. Everything after `--` goes to pytest. What is tested is the newest
+ComfyUI known to tools/host_releases.py, and with `--tier all` the host tier runs on the oldest one
+as well; a ComfyUI that is chosen, by an option or COMFYUI_PATH, is the only one.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 if not __package__:  # started as a script: the repository is the import root, not this folder
@@ -25,6 +28,7 @@ if not __package__:  # started as a script: the repository is the import root, n
 from tools.browser import NoBrowser, browser_variables
 from tools.console import ToolError, answer, run_command, say
 from tools.host_environment import HostEnvironment, add_arguments, find_or_build
+from tools.host_releases import OLDEST
 
 ROOT = Path(__file__).resolve().parents[1]
 TIERS = ("unit", "parity", "host", "browser")  # each one a folder
@@ -43,7 +47,7 @@ class Result:
 
     def line(self) -> str:
         word = "ok" if self.passed else "FAILED"
-        return f"  {self.name:<8} {word:<7} {self.seconds:7.1f} s  {self.note}"
+        return f"  {self.name:<11} {word:<7} {self.seconds:7.1f} s  {self.note}"
 
 
 def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> Result:
@@ -70,6 +74,17 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
     elif code not in (0, 1):
         note = f"pytest ended with exit code {code}; {note}"
     return Result(tier, code == 0, time.monotonic() - started, note)
+
+
+def run_oldest(arguments: list[str]) -> Result:
+    """The host tier on the oldest ComfyUI that the pack supports."""
+    name = f"host {OLDEST.comfyui}"
+    try:
+        environment = find_or_build(version=OLDEST.comfyui)
+    except ToolError as error:
+        return Result(name, False, 0.0, str(error))
+    say(f"\nComfyUI {environment.version} in {environment.comfyui}")
+    return replace(run_tier("host", environment, arguments), name=name)
 
 
 def _is_place(argument: str) -> bool:
@@ -146,11 +161,15 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         description="Run the tests in the host environment.",
         epilog="Everything after -- goes to pytest.",
     )
-    parser.add_argument("--tier", choices=("lint", *TIERS, "all"), default="all")
+    parser.add_argument(
+        "--tier", choices=("lint", *TIERS, "all"), help="all, or host with --comfyui-version"
+    )
     add_arguments(parser)
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
-    return parser.parse_args(words[:end]), words[end + 1 :]
+    options = parser.parse_args(words[:end])
+    options.tier = options.tier or ("host" if options.comfyui_version else "all")
+    return options, words[end + 1 :]
 
 
 def main() -> int:
@@ -158,7 +177,7 @@ def main() -> int:
     options, arguments = _parse()
     if options.tier in ("all", "lint") and any(map(_is_place, arguments)):
         raise ToolError("a test file belongs to one tier: name it with --tier")
-    environment = find_or_build(options.comfyui, options.python)
+    environment = find_or_build(options.comfyui, options.python, version=options.comfyui_version)
     say(f"ComfyUI {environment.version} in {environment.comfyui}")
     say(f"Python {environment.python}")
     parts = ALL if options.tier == "all" else (options.tier,)
@@ -171,6 +190,9 @@ def main() -> int:
         run_lint(environment) if part == "lint" else run_tier(part, environment, arguments)
         for part in parts
     ]
+    chosen = options.comfyui or options.comfyui_version or os.environ.get("COMFYUI_PATH")
+    if options.tier == "all" and not chosen:
+        results.append(run_oldest(arguments))
     answer("\nsummary")
     for result in results:
         answer(result.line())

@@ -65,3 +65,23 @@ def server(pack):
     environment = HostEnvironment(comfyui, Path(sys.executable), "unknown")
     with host_server(environment, device="cpu") as running:
         yield running
+
+
+@pytest.fixture
+def host_loader(pack):
+    """The host's own loader on this checkout; its tables as they were afterwards."""
+    host = importlib.import_module("nodes")
+    tables = [
+        host.NODE_CLASS_MAPPINGS,
+        host.NODE_DISPLAY_NAME_MAPPINGS,
+        host.EXTENSION_WEB_DIRS,
+        host.LOADED_MODULE_DIRS,
+    ]
+    before = [dict(table) for table in tables]
+    modules = set(sys.modules)
+    yield host
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]

@@ -60,6 +60,7 @@ class Snapshot:
             for name, value in vars(patcher).items()
             if isinstance(value, dict | list | set)
         }
+        self.wanted = [p.requires_grad for p in patcher.model.parameters()]
         self.weights = self.hash()
 
     @staticmethod
@@ -92,7 +93,8 @@ class Snapshot:
         for name, value in self.own.items():
             assert getattr(self.patcher, name) == value, name
         assert self.hash() == self.weights
-        assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+        assert all(p.grad is None for p in model.parameters())
+        assert [p.requires_grad for p in model.parameters()] == self.wanted
         assert model.current_patcher is None
 
 

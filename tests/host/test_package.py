@@ -2,6 +2,7 @@
 
 import importlib
 
+from tools.host_releases import OLDEST
 from tools.host_server import PACK_NAME, ROOT
 
 
@@ -11,7 +12,7 @@ def test_the_host_reads_the_description_of_the_pack(pack):
     assert read.project.name == PACK_NAME
     assert read.project.dependencies == []
     assert read.project.supported_os == ["OS Independent"]
-    assert read.project.supported_comfyui_version == ">=0.30.0"
+    assert read.project.supported_comfyui_version == f">={OLDEST.comfyui}"
     assert read.project.urls.repository.endswith(f"/{PACK_NAME}")
     assert read.project.license.file == "LICENSE"
     assert read.tool_comfy.publisher_id

@@ -1,5 +1,6 @@
 """The host environment: lock, interrupted and damaged builds, and one clear line per failure."""
 
+import dataclasses
 import io
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from tools import host_build, host_environment
 from tools.console import ToolError
 from tools.file_lock import file_lock
+from tools.host_releases import NEWEST, OLDEST, RELEASES, constraints_for, find_release
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20  # for what takes a fraction of one
@@ -271,17 +273,61 @@ def test_damaged_archive_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("TORCH", ("torch==2.12.0",)),
-        ("ARCHIVE_SHA256", "0" * 64),
-        ("REQUIREMENTS", host_build.CONSTRAINTS),
-    ],
+    [("TORCH", ("torch==2.12.0",)), ("REQUIREMENTS", host_build.CONSTRAINTS)],
 )
 def test_key_follows_every_pin(monkeypatch, name, value):
     before = host_build.build_key()
     assert host_build.build_key() == before
     monkeypatch.setattr(host_build, name, value)
     assert host_build.build_key() != before
+
+
+@pytest.mark.parametrize(
+    "change", [{"sha256": "0" * 64}, {"pins": ("x==1",)}, {"archive": "x==1"}, {"comfyui": "1"}]
+)
+def test_key_follows_the_release(change):
+    changed = dataclasses.replace(NEWEST, **change)
+    assert host_build.build_key(changed) != host_build.build_key(NEWEST)
+
+
+def test_each_version_has_an_environment_of_its_own():
+    assert len({host_build.build_key(release) for release in RELEASES}) == len(RELEASES)
+    assert host_build.build_key() == host_build.build_key(NEWEST)
+
+
+def test_unknown_version_is_said():
+    with pytest.raises(ToolError, match=r"ComfyUI 0.1.0 cannot be built here.*0\.16\.3"):
+        find_release("0.1.0")
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/versions.md", ".github/workflows/ci.yml"])
+def test_every_version_is_listed(name):
+    text = (ROOT / name).read_text("utf-8")
+    assert not [release.comfyui for release in RELEASES if release.comfyui not in text]
+
+
+def test_versions_go_from_the_newest_to_the_oldest():
+    numbers = [tuple(map(int, release.comfyui.split("."))) for release in RELEASES]
+    assert numbers == sorted(numbers, reverse=True)
+
+
+def test_constraints_give_way_to_what_another_version_pins():
+    ours = "numpy==2\nhost-web==2 ; x\nhost-web-parts==5\nhost-docs==1\nhost-webs==1\n"
+    kept = constraints_for("host-web==1\nhost-docs==1\nnumpy>=1\n", ours)
+    assert kept == "numpy==2\nhost-docs==1\nhost-webs==1\n"
+
+
+def test_version_wins_over_the_comfyui_of_the_variables(tmp_path, fake_build, comfyui, monkeypatch):
+    monkeypatch.setenv("NMG_CACHE", str(tmp_path))
+    monkeypatch.setenv("COMFYUI_PATH", str(comfyui))
+    asked = host_environment.find_or_build(version=OLDEST.comfyui)
+    assert asked.comfyui == tmp_path / f"host-{host_build.build_key(OLDEST)}" / "ComfyUI"
+    assert host_environment.find_or_build().comfyui == comfyui
+
+
+def test_version_beside_an_existing_comfyui_is_refused(comfyui):
+    with pytest.raises(ToolError, match=r"--comfyui-version 0.16.3 builds.*leave --comfyui"):
+        host_environment.find_or_build(comfyui, version="0.16.3")
 
 
 def test_key_follows_the_python_version(monkeypatch):
