@@ -1,6 +1,7 @@
 """The plug: how a method keeps a sampling step faithful to a trajectory."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from .branches import Branches
 from .errors import InvalidInput
 from .predictor import Guided, Predictor, PromptEmbedding
+from .recorded import RecordedStates
 from .schedule import Step
 from .trajectory import Trajectory
 
@@ -38,8 +40,12 @@ class Run:
 
     def recorded(self, entry: int, like: torch.Tensor) -> torch.Tensor:
         """The recorded state of an entry, once for every picture in `like`."""
-        state = self.trajectory.state(entry, like)
+        state = self._states.at(entry, like)
         return state.repeat(len(like) // len(state), *[1] * (state.ndim - 1))
+
+    @cached_property
+    def _states(self) -> RecordedStates:
+        return RecordedStates(self.trajectory.states)
 
 
 class Prepared(NamedTuple):
@@ -54,7 +60,7 @@ class GuidedRun:
     """A method at work in one run: three moments of each step, each neutral unless overridden.
 
     It is made by `Guidance.begin`, may keep state, and ends with the run. The base class is text
-    guidance alone: no correction.
+    guidance alone: no correction, and no change outside the mask.
     """
 
     def __init__(self, run: Run) -> None:
@@ -69,8 +75,11 @@ class GuidedRun:
         return guided.eps
 
     def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        """After the step: the state at `step.level_to`."""
-        return x
+        """After the step: the state at `step.level_to`. As it is here: the recorded one where the
+        mask of the run is 0, exactly."""
+        if self.run.mask is None:
+            return x
+        return torch.lerp(self.run.recorded(step.entry_to, like=x), x, self.run.mask)
 
 
 class Guidance:

@@ -5,7 +5,7 @@ import torch
 from .branches import Branches
 from .errors import InvalidInput
 from .events import check_finite
-from .guidance import Guidance, Run
+from .guidance import Guidance, GuidedRun, Run
 from .predictor import Predictor
 from .sampling import check_text_scale, mask_on_rows
 from .schedule import Step
@@ -23,8 +23,8 @@ class HeldPrediction:
         mask: (B or 1, 1, ...) 0..1, 1 where the picture may change; the method holds weakly there.
 
     Raises:
-        InvalidInput: the method does more, the scale is negative or not finite, or method or mask
-            do not fit the trajectory.
+        InvalidInput: the method does more, or would have to for the mask; the scale is negative or
+            not finite; method or mask do not fit the trajectory.
     """
 
     def __init__(
@@ -48,6 +48,14 @@ class HeldPrediction:
         self.total = len(trajectory.schedule.descent())
         self.run = Run(predictor, trajectory, self.total, text_scale, branches, mask)
         self.method = guidance.begin(self.run)
+        if mask is not None and type(self.method).settle is GuidedRun.settle:
+            raise InvalidInput.of(
+                "mask",
+                "cannot be kept to by this guidance with a sampler that takes the steps itself",
+                type(guidance).__name__,
+                "Noise Map Guidance or Proximal Guidance, which hold within a prediction",
+                "Connect the sampler and the sigmas of NMG Sampler, or one of these as guidance.",
+            )
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor, step: Step) -> torch.Tensor:

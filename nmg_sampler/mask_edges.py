@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 from .errors import InvalidInput
 
 # Weights of resizing add up to 1 within rounding. What is white in each of them is to stay white.
-_WHITE = 1 - 1e-6
+WHITE = 1 - 1e-6
 
 
 def fit_mask(name: str, mask: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -39,7 +39,7 @@ def fit_mask(name: str, mask: torch.Tensor, size: tuple[int, int]) -> torch.Tens
     fitted = mask.reshape(-1, 1, *mask.shape[-2:]).float().clamp(0, 1)
     if tuple(fitted.shape[2:]) != tuple(size):
         fitted = interpolate(fitted, size, mode="bilinear", antialias=True).clamp(0, 1)
-        fitted = torch.where(fitted > _WHITE, 1.0, fitted)
+        fitted = torch.where(fitted > WHITE, 1.0, fitted)
     return fitted[:, 0]
 
 

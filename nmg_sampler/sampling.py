@@ -50,8 +50,9 @@ def sample(
         targets: number of target prompts bound to the predictor.
         editor: couples the targets to a source branch; or None.
         device: where the states live during the run.
-        mask: (B or 1, 1, ...) 0..1, 1 where the picture may change: the method holds weakly there
-            and strongly elsewhere; with an editor the targets are the source branch elsewhere.
+        mask: (B or 1, 1, ...) 0..1, 1 where the picture may change: Noise Map Guidance holds weakly
+            there and strongly elsewhere, other methods put the recorded state back elsewhere; with
+            an editor the targets are the source branch elsewhere.
         on_step: called after each step.
 
     Returns:

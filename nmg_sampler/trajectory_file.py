@@ -9,7 +9,7 @@ from .errors import InvalidInput
 from .levels import Family, NoiseLevel
 from .packing import pack_source, unpack_source
 from .schedule import Schedule
-from .tensor_file import FileKind, Tensors, read_file, write_file
+from .tensor_file import FileKind, OnSize, Tensors, read_file, write_file
 from .trajectory import ModelIdentity, Trajectory
 
 TRAJECTORY = FileKind(
@@ -23,7 +23,12 @@ _DTYPES = {
 }
 
 
-def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = torch.float32) -> None:
+def save_trajectory(
+    trajectory: Trajectory,
+    path: Path,
+    dtype: torch.dtype = torch.float32,
+    on_size: OnSize | None = None,
+) -> None:
     """Writes `path`, complete or not at all.
 
     Args:
@@ -31,9 +36,12 @@ def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = tor
         path: overwritten if it exists; its folder must exist.
         dtype: of the states in the file, float32 (sampling is then identical bit for bit) or
             float16 (half the size).
+        on_size: called before anything is written with the bytes of the file, counted within one
+            per cent or a few KB, and with those that the disk has free.
 
     Raises:
-        InvalidInput: the source conditioning holds something that is no number, text or tensor.
+        InvalidInput: the source conditioning holds something that is no number, text or tensor, or
+            the disk has too little room.
         OSError: the file system refuses.
     """
     tensors = {"states": trajectory.states.to(dtype).contiguous()}
@@ -58,15 +66,15 @@ def save_trajectory(trajectory: Trajectory, path: Path, dtype: torch.dtype = tor
     }
     for name, extra in trajectory.extras.items():
         tensors[f"extra.{name}"] = extra.contiguous().cpu()
-    write_file(TRAJECTORY, path, header, tensors)
+    write_file(TRAJECTORY, path, header, tensors, on_size)
 
 
 def load_trajectory(path: Path) -> Trajectory:
     """The trajectory of a file written by `save_trajectory`.
 
     Raises:
-        InvalidInput: the file is missing, truncated, no trajectory, of another version, or its
-            header and tensors do not agree.
+        InvalidInput: the file is missing, truncated, changed, no trajectory, of another version,
+            or its header and tensors do not agree.
     """
     return read_file(TRAJECTORY, path, _build)
 

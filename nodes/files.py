@@ -3,6 +3,8 @@
 import torch
 
 from ..nmg_sampler import InvalidInput, load_trajectory, save_trajectory
+from ..nmg_sampler.tensor_file import bytes_in_words
+from .host.display import show_text
 from .host.files import find_file, list_files, new_file
 from .host.sockets import Trajectory, io
 from .naming import speaking_as
@@ -20,11 +22,13 @@ class NMGSaveTrajectory(io.ComfyNode):
             display_name="Save NMG Trajectory",
             category="NMG/files",
             description=(
-                "Writes a trajectory with its settings into the output folder (safetensors). Load"
-                " it later to edit the picture again without inverting it."
+                "Writes a trajectory with its settings into the output folder (safetensors), and"
+                " says beforehand how large it gets. Load it later to edit the picture again"
+                " without inverting it."
             ),
             search_aliases=["save inversion", "export trajectory", "store noise maps"],
             is_output_node=True,
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 Trajectory.Input("trajectory", tooltip="From NMG Invert."),
                 io.String.Input(
@@ -50,7 +54,12 @@ class NMGSaveTrajectory(io.ComfyNode):
     def execute(cls, trajectory, filename_prefix, precision="float16") -> io.NodeOutput:
         with speaking_as("Save NMG Trajectory"):
             path = new_file(filename_prefix)
-            save_trajectory(trajectory, path, PRECISIONS[precision])
+
+            def announce(size: int, free: int) -> None:
+                words = f"{path.name}: {bytes_in_words(size)}, of {bytes_in_words(free)} free"
+                show_text(cls, words)
+
+            save_trajectory(trajectory, path, PRECISIONS[precision], announce)
         return io.NodeOutput(str(path), ui={"text": [str(path)]})
 
 

@@ -84,9 +84,10 @@ class NMGSample(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the picture may change (white). The noise maps hold weakly"
-                    " there and strongly elsewhere; with an editor the edit is the source branch"
-                    " elsewhere. Any size; without it the hold is uniform.",
+                    tooltip="Where the picture may change (white). Noise Map Guidance holds weakly"
+                    " there and strongly elsewhere, other methods put the picture back elsewhere;"
+                    " with an editor the edit is the source branch elsewhere. Any size; all white"
+                    " is a weak hold, and no mask a uniform one.",
                 ),
             ],
             outputs=[

@@ -42,7 +42,7 @@ WORKFLOW = ROOT / "workflows" / "edit.json"
 STRIP = Path(__file__).resolve().with_name("strip.py")
 SIZE_PX = 128  # what the demo model was trained on
 PANELS = ("Source", "Reconstruction", "Edit")
-ROUND_TRIP = "Round trip"
+ROUND_TRIP, MASK = "Round trip", "Mask"
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ def read_task(picture: str | None, source: str | None, target: str | None) -> Ta
 class Edit:
     """The workflow as a prompt with the task's words in it, and the VAE's round trip added.
 
+    Attributes:
+        seed: of the demo picture, if that is edited as the workflow says; or None.
+
     Raises:
         WorkflowError: the workflow lacks a node that the task needs.
     """
@@ -92,6 +95,10 @@ class Edit:
         self.source = self._words(inversion, task.source)
         self.target = self._words(sampler, task.target)
         self._encoder = find_upstream(prompt, inversion, "VAEEncode")
+        self.seed = None
+        if task.picture is None and task.target is None:
+            drawn = prompt[find_upstream(prompt, inversion, "NMGDemoPicture")]
+            self.seed = int(drawn["inputs"]["seed"])
         decoder = {"samples": [self._encoder, 0], "vae": self._link(self._encoder, "vae")}
         prompt["trip"] = _node("VAEDecode", "decode", decoder)
         prompt["trip-image"] = _node("PreviewImage", ROUND_TRIP, {"images": ["trip", 0]})
@@ -185,20 +192,32 @@ def model_calls(result: RunResult) -> str:
 def write_strip(
     environment: HostEnvironment, files: Mapping[str, Path], edit: Edit, result: Path
 ) -> dict[str, float]:
-    """Compose the labelled strip; gives the PSNRs of reconstruction and round trip in dB."""
+    """Compose the labelled strip; gives the PSNRs of reconstruction and round trip in dB, and of
+    the edit outside the object if there is a mask of that."""
     texts = {"Source": edit.source, "Reconstruction": edit.source, "Edit": edit.target}
     source, reconstruction, trip = (
         str(files[title]) for title in ("Source", "Reconstruction", ROUND_TRIP)
     )
+    notes = {"Reconstruction": "{round trip:.1f} dB to what the VAE alone gives"}
+    outside = {}
+    if MASK in files:
+        notes["Edit"] = "{outside:.1f} dB to that outside the object"
+        outside = {"outside": (str(files["Edit"]), trip, str(files[MASK]))}
     description = {
         "panels": [
-            {"title": title.lower(), "text": texts[title], "file": str(files[title])}
+            {
+                "title": title.lower(),
+                "text": texts[title],
+                "file": str(files[title]),
+                "note": notes.get(title, ""),
+            }
             for title in PANELS
         ],
         "measure": {
             "picture": (reconstruction, source),
             "ceiling": (trip, source),
             "round trip": (reconstruction, trip),
+            **outside,
         },
     }
     with tempfile.TemporaryDirectory() as temporary:
@@ -223,6 +242,8 @@ def _report(result: RunResult, decibels: Mapping[str, float], paths: Sequence[Pa
         f"reconstruction  {decibels['picture']:.1f} dB to the picture (the VAE alone: "
         f"{decibels['ceiling']:.1f} dB), {decibels['round trip']:.1f} dB to the VAE's own"
     )
+    if "outside" in decibels:
+        answer(f"edit            {decibels['outside']:.1f} dB to that outside the object")
     answer(f"model calls     {model_calls(result)}")
     answer(f"seconds         {result.seconds:.1f}")
     for path in paths:
@@ -258,7 +279,7 @@ def main() -> int:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ToolError(f"cannot write into {output}: {error.strerror}. Set --output.") from error
-    environment = find_or_build(options.comfyui, options.python)
+    environment = find_or_build(options.comfyui, options.python, version=options.comfyui_version)
     with tempfile.TemporaryDirectory() as temporary:
         picture = Path(temporary) / f"{task.stem}.png"
         if task.picture:
@@ -272,6 +293,9 @@ def main() -> int:
             result = run_edit(server.client, edit)
             files = save_panels(server.client, edit, result, output, task.stem)
             strip = output / f"{task.stem}-strip.png"
+            if edit.seed is not None:
+                files[MASK] = Path(temporary) / "mask.png"
+                _run_strip(environment, ["mask", str(edit.seed), str(files[MASK])])
             decibels = write_strip(environment, files, edit, strip)
             _report(result, decibels, [strip, *(files[title] for title in PANELS)])
             if options.ui:

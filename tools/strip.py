@@ -3,10 +3,12 @@
 Run by tools/demo.py with the host environment's Python, because it needs Pillow and NumPy:
 
     python tools/strip.py fit PICTURE SIZE RESULT       # prints {"width": w, "height": h}
-    python tools/strip.py compose DESCRIPTION RESULT    # prints {"<panel>": dB, ...}
+    python tools/strip.py mask SEED RESULT              # of the object of a demo picture; prints {}
+    python tools/strip.py compose DESCRIPTION RESULT    # prints {"<name>": dB, ...}
 
-DESCRIPTION is a JSON file: `panels`, a list of {"title", "text", "file"}, and `measure`, a map from
-a name to two files whose PSNR is wanted.
+DESCRIPTION is a JSON file: `panels`, a list of {"title", "text", "file"} and perhaps {"note"}, and
+`measure`, a map from a name to two files whose PSNR is wanted, and perhaps a mask: black where it
+is measured. A note is a text with the names in braces, which become their numbers.
 """
 
 from __future__ import annotations
@@ -16,8 +18,13 @@ import math
 import sys
 from pathlib import Path
 
+if not __package__:  # started as a script: the repository is the import root, not this folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+
+from demo import scenes
 
 PANEL_PX = 384
 GAP_PX = 12
@@ -43,19 +50,30 @@ def fit(picture: Path, size: int, result: Path) -> dict[str, int]:
     return {"width": image.width, "height": image.height}
 
 
-def psnr(first: Path, second: Path) -> float:
-    """Peak signal to noise ratio in dB of two pictures of one size, over 8-bit RGB values."""
+def write_mask(seed: int, result: Path) -> dict[str, int]:
+    """Write the mask of a demo picture's object: white on each pixel that has a part of it."""
+    scene = scenes.random_scene(np.random.default_rng(seed))
+    Image.fromarray((scenes.coverage(scene) > 0).astype(np.uint8) * 255).save(result)
+    return {}
+
+
+def psnr(first: Path, second: Path, mask: Path | None = None) -> float:
+    """Peak signal to noise ratio in dB of two pictures of one size, over 8-bit RGB values.
+
+    With a mask, of the pixels that are black in it.
+    """
     a, b = (np.asarray(Image.open(path).convert("RGB"), np.float64) for path in (first, second))
-    error = float(np.mean((a - b) ** 2))
+    counted = ... if mask is None else np.asarray(Image.open(mask).convert("L")) == 0
+    error = float(np.mean((a - b)[counted] ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def compose(panels: list[dict[str, str]], result: Path) -> None:
-    """Write the panels side by side, each under its title and above its text."""
+    """Write the panels side by side, each under its title and above its text and its note."""
     title_font, text_font = (ImageFont.load_default(size) for size in (TITLE_PX, TEXT_PX))
     top = GAP_PX + TITLE_PX + GAP_PX
     line = TEXT_PX + 5
-    height = top + PANEL_PX + GAP_PX + TEXT_LINES * line + GAP_PX
+    height = top + PANEL_PX + GAP_PX + (TEXT_LINES + 1) * line + GAP_PX
     strip = Image.new("RGB", (GAP_PX + len(panels) * (PANEL_PX + GAP_PX), height), PAPER)
     draw = ImageDraw.Draw(strip)
     for number, panel in enumerate(panels):
@@ -64,9 +82,10 @@ def compose(panels: list[dict[str, str]], result: Path) -> None:
         with Image.open(panel["file"]) as opened:
             image = opened.convert("RGB").resize((PANEL_PX, PANEL_PX), Image.Resampling.BICUBIC)
         strip.paste(image, (left, top))
-        for row, words in enumerate(_wrap(panel["text"], draw, text_font)):
+        lines = [(words, FAINT) for words in _wrap(panel["text"], draw, text_font)]
+        for row, (words, colour) in enumerate([*lines, (panel.get("note", ""), INK)]):
             place = (left, top + PANEL_PX + GAP_PX + row * line)
-            draw.text(place, words, FAINT, text_font)
+            draw.text(place, words, colour, text_font)
     strip.save(result)
 
 
@@ -92,12 +111,18 @@ def main(arguments: list[str]) -> int:
         if arguments[0] == "fit":
             picture, size, result = arguments[1:]
             answer: object = fit(Path(picture), int(size), Path(result))
+        elif arguments[0] == "mask":
+            seed, result = arguments[1:]
+            answer = write_mask(int(seed), Path(result))
         else:
             source, result = arguments[1:]
             description = json.loads(Path(source).read_text(encoding="utf-8"))
+            files = description["measure"].items()
+            measured = {name: psnr(*map(Path, paths)) for name, paths in files}
+            for panel in description["panels"]:
+                panel["note"] = panel.get("note", "").format_map(measured)
             compose(description["panels"], Path(result))
-            pairs = description["measure"].items()
-            answer = {name: psnr(Path(one), Path(other)) for name, (one, other) in pairs}
+            answer = measured
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -16,6 +16,7 @@ RUN_SECONDS = 240  # a shared machine with two cores; alone it takes a few
 OURS = ("NMG", PACK_NAME)
 # The host asks its makers' server about every node that is selected, and then forbids it.
 HOSTS_OWN = "https://api.comfy.org/"
+GAP = 10  # between nodes, with their titles and pictures
 FREE = 0.75  # of the canvas, for the graph
 NO_NODE = "qqqq"  # finds none
 LEGIBLE = 0.8  # of a node's full size
@@ -43,18 +44,27 @@ BROKEN = """() => {
   }
   return wrong
 }"""
-SHOWN = """() => {
-  const nodes = app.rootGraph.nodes
-    .filter(node => node.type === 'SaveImage' || node.type === 'PreviewImage')
+SHOWN = """types => {
+  const nodes = app.rootGraph.nodes.filter(node => types.includes(node.type))
   const shows = node => node.imgs?.length && [...node.imgs].every(img => img.naturalWidth > 0)
   return nodes.length && nodes.every(shows)
 }"""
 BOUNDS = """() => {
-  const boxes = app.rootGraph.nodes.map(node => node.boundingRect)
+  const boxes = [...app.rootGraph.nodes, ...app.rootGraph.groups].map(each => each.boundingRect)
   const left = Math.min(...boxes.map(box => box[0])), top = Math.min(...boxes.map(box => box[1]))
   const right = Math.max(...boxes.map(box => box[0] + box[2]))
   const bottom = Math.max(...boxes.map(box => box[1] + box[3]))
   return [left, top, right - left, bottom - top]
+}"""
+CROWDED = """gap => {
+  const nodes = app.rootGraph.nodes, wrong = []
+  const apart = (a, b, axis) => a[axis] >= b[axis] + b[axis + 2] + gap
+  nodes.forEach((one, index) => nodes.slice(index + 1).forEach(other => {
+    const [a, b] = [one.boundingRect, other.boundingRect]
+    if (![0, 1].some(axis => apart(a, b, axis) || apart(b, a, axis)))
+      wrong.push(`${one.title} | ${other.title}`)
+  }))
+  return wrong
 }"""
 FIT = f"""zoom => {{
   app.canvas.ds.fitToBounds(({BOUNDS})(), {{zoom}})
@@ -144,9 +154,14 @@ class Interface:
         """Missing nodes, nodes in error, needed inputs without a wire, wires that do not fit."""
         return self.page.evaluate(BROKEN)
 
-    def wait_for_pictures(self) -> None:
-        """Until every node that is there for it shows pictures; there is one at least."""
-        self.page.wait_for_function(SHOWN)
+    def crowded(self) -> list[str]:
+        """Pairs of nodes, by their titles, that lie on each other or closer than `GAP`."""
+        return self.page.evaluate(CROWDED, GAP)
+
+    def wait_for_pictures(self, *types: str) -> None:
+        """Until every node of these types, or else that is there for it, shows pictures; there is
+        one at least."""
+        self.page.wait_for_function(SHOWN, arg=types or ("SaveImage", "PreviewImage"))
 
     def node_id(self, node_type: str) -> int:
         """The id of the first node of a type."""

@@ -8,6 +8,7 @@ metadata.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,6 +29,14 @@ from torch import Tensor, nn
 
 format_version = 1
 vocabulary_rows = 49408
+# What the live preview makes colours of the demo VAE's latents with: by demo/preview.py.
+PREVIEW_FACTORS = [
+    [0.5602, 0.427, -0.2034],
+    [-0.141, 0.1224, 0.0593],
+    [-0.1451, -0.3613, -0.3273],
+    [-0.4125, -0.0087, 0.397],
+]
+PREVIEW_BIAS = [0.0521, -0.0236, -0.0857]
 _token_rows = "text.token_rows"
 _token_table = "text.embeddings.token_embedding.weight"
 
@@ -84,6 +93,9 @@ def make_diffusion(
     """The host's diffusion model without weights: eps prediction, Stable Diffusion 1.x levels."""
     config = _DemoConfig(_copy(architecture["unet"]))
     config.set_inference_dtype(dtype, manual_cast_dtype)
+    # On this instance alone: to everything else it is the stock format.
+    config.latent_format.latent_rgb_factors = PREVIEW_FACTORS
+    config.latent_format.latent_rgb_factors_bias = PREVIEW_BIAS
     model = config.get_model({}, device=device)
     set_groups(model.diffusion_model, architecture["groups"])
     return model
@@ -133,10 +145,26 @@ def _model(architecture: dict, weights: dict[str, Tensor]) -> comfy.model_patche
 
 
 def _vae(architecture: dict, weights: dict[str, Tensor]) -> comfy.sd.VAE:
-    _check_names(make_autoencoder(architecture), weights)
+    network = make_autoencoder(architecture)
+    weights = {**_silent_blocks(network, architecture), **weights}
+    _check_names(network, weights)
     vae = comfy.sd.VAE(sd=weights, config={"params": _copy(architecture["vae"])})
     set_groups(vae.first_stage_model, architecture["groups"])
     return vae
+
+
+def _silent_blocks(network: AutoencoderKL, architecture: dict) -> dict[str, Tensor]:
+    """Zero weights, with which a residual block returns its input, for blocks the model has not.
+
+    Hosts without `decoder_ddconfig` (ComfyUI 0.18) make the decoder as deep as the encoder.
+    """
+    depth = architecture["vae"]["decoder_ddconfig"]["num_res_blocks"] + 1
+    return {
+        name: torch.zeros_like(value)
+        for name, value in network.state_dict().items()
+        if (block := re.match(r"decoder\.up\.\d+\.block\.(\d+)\.", name))
+        and int(block.group(1)) >= depth
+    }
 
 
 def _clip(architecture: dict, tensors: dict[str, Tensor]) -> comfy.sd.CLIP:

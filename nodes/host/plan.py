@@ -19,6 +19,7 @@ from ...nmg_sampler import (
     Trajectory,
     sample,
 )
+from ...nmg_sampler.mask_edges import WHITE
 from .attention import check_editable
 from .branches import columns_of, count_targets, one_row_per_picture
 from .model import check_channels, identify
@@ -127,8 +128,24 @@ def fit_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | Non
         raise InvalidInput.of(
             "mask", "is not finite", "NaN or infinity", "numbers from 0 to 1", "Check its source."
         )
-    fitted = comfy.utils.reshape_mask(mask.float(), (shape[0], 1, *shape[2:]))
-    return fitted[:, :1].clamp(0, 1)
+    reduced = _reduce(mask.float().clamp(0, 1), shape[-2:])
+    fitted = comfy.utils.reshape_mask(reduced, (shape[0], 1, *shape[2:]))
+    fitted = fitted[:, :1].clamp(0, 1)
+    return torch.where(fitted > WHITE, 1.0, fitted)
+
+
+def _reduce(mask: torch.Tensor, size: torch.Size) -> torch.Tensor:
+    """A mask no larger than `size` in its last two sides, each cell the mean of what it covers.
+
+    The host reads four pixels per cell and no others: strokes between them would vanish.
+    """
+    given = mask.shape[-2:]
+    smaller = [min(sides) for sides in zip(given, size, strict=True)]
+    if smaller == list(given):
+        return mask
+    # In double precision the mean of equal numbers is that number, bit for bit.
+    cells = torch.nn.functional.adaptive_avg_pool2d(mask.reshape(-1, 1, *given).double(), smaller)
+    return cells.reshape(*mask.shape[:-2], *smaller).float()
 
 
 def _check_count(mask: torch.Tensor | None, pictures: int) -> None:

@@ -9,21 +9,7 @@ import pytest
 
 from tools.host_environment import HostEnvironment
 from tools.host_server import ROOT
-from tools.web_session import web_session
-
-CHECKPOINTS, INPUT = "models/checkpoints", "input"
-PREVIEWS = ("--preview-method", "latent2rgb")
-USERS_OWN = {"CheckpointLoaderSimple": CHECKPOINTS, "LoadImage": INPUT}
-
-
-def give_users_files(base):
-    """Something by the name of every file that a workflow expects of its user, to be offered."""
-    for path in (ROOT / "workflows").glob("*.json"):
-        for node in json.loads(path.read_text("utf-8"))["nodes"]:
-            if folder := USERS_OWN.get(node["type"]):
-                file = base / folder / node["widgets_values"][0]
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes((ROOT / "docs/images/icon.png").read_bytes())
+from tools.web_session import PREVIEWS, give_users_files, web_session
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 
 import pytest
 from PIL import Image
@@ -27,6 +28,15 @@ def pixels(server, run):
     found = run.pictures()
     files = [server.client.download(image) for node in sorted(found) for image in found[node]]
     return [Image.open(io.BytesIO(file)).convert("RGB").tobytes() for file in files]
+
+
+def words_on(interface, node_type):
+    """The texts of all widgets of the first node of a type."""
+    return interface.page.evaluate(
+        """type => app.rootGraph.nodes.find(node => node.type === type)
+          .widgets.map(widget => String(widget.value)).join('\\n')""",
+        node_type,
+    )
 
 
 def test_bar_and_preview_move_while_a_run_goes(edit):
@@ -95,11 +105,22 @@ def test_the_alignment_of_prompt_to_prompt_shows_on_the_node(interface, workflow
     interface.load(workflow("prompt-to-prompt"), "prompt-to-prompt")
     interface.set_widgets("steps", STEPS)
     assert interface.run().end == "execution_success"
-    shown = interface.page.evaluate(
-        """() => app.rootGraph.nodes.find(n => n.type === 'NMGPromptToPrompt')
-          .widgets.map(widget => String(widget.value)).join('\\n')"""
+    assert "->" in words_on(interface, "NMGPromptToPrompt")
+
+
+def test_the_size_of_a_trajectory_file_shows_on_the_node(edit):
+    edit.page.evaluate(
+        """() => {
+          const save = LiteGraph.createNode('NMGSaveTrajectory')
+          app.rootGraph.add(save)
+          app.rootGraph.nodes.find(n => n.type === 'NMGInvert').connect(0, save, 'trajectory')
+        }"""
     )
-    assert "->" in shown
+    assert edit.run().end == "execution_success"
+    assert re.search(
+        r"NMG_\d+_\.nmg\.safetensors: \d\S* KB, of \S+ [GT]B free",
+        words_on(edit, "NMGSaveTrajectory"),
+    )
 
 
 def test_the_node_library_has_the_block(interface):

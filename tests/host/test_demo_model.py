@@ -91,6 +91,29 @@ def test_latents_are_stock_stable_diffusion_latents(parts):
     assert latents.std().item() == pytest.approx(1.0, abs=0.2)
 
 
+def test_the_live_preview_has_the_colours_of_the_picture(parts):
+    model, _, vae = parts
+    latent_formats = importlib.import_module("comfy.latent_formats")
+    preview = importlib.import_module("latent_preview")
+    rng = np.random.default_rng(77)
+    pictures = np.stack([scenes.render(scenes.random_scene(rng)) for _ in range(12)])
+    latents = model.model.process_latent_in(vae.encode(torch.from_numpy(pictures))).float()
+    cells = 255 * pictures.reshape(12, 16, 8, 16, 8, 3).mean((2, 4))
+
+    def error(form):
+        previewer = preview.Latent2RGBPreviewer(
+            form.latent_rgb_factors, form.latent_rgb_factors_bias
+        )
+        shown = [previewer.decode_latent_to_preview(latent[None]) for latent in latents]
+        return np.abs(np.stack([np.asarray(one) for one in shown]) - cells).mean()
+
+    ours = model.model.latent_format
+    # Of 255; the stock factors are of another VAE.
+    assert error(ours) < 45
+    assert error(latent_formats.SD15()) > 3 * error(ours)
+    assert type(ours) is latent_formats.SD15
+
+
 def test_two_steps_through_the_host_give_a_finite_picture(parts):
     model, clip, vae = parts
     picture = vae.decode(_sample(model, clip, 1))

@@ -2,6 +2,8 @@
 
 import importlib
 import os
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,44 @@ def test_the_node_shows_where_it_wrote(nodes, model, output):
     result = nodes["NMGSaveTrajectory"].execute(invert(nodes, model), "kept")
     assert result.ui == {"text": [result[0]]}
     assert Path(result[0]).is_relative_to(output)
+
+
+@pytest.fixture
+def shown(pack, monkeypatch):
+    """What the node shows on itself, and the files there were at that moment."""
+    texts = []
+    module = importlib.import_module("nmg_pack.nodes.files")
+    folder = importlib.import_module("folder_paths")
+
+    def note(node, text):
+        files = [path for path in Path(folder.output_directory).rglob("*") if path.is_file()]
+        texts.append((node.__name__, text, files))
+
+    monkeypatch.setattr(module, "show_text", note)
+    return texts
+
+
+def test_the_size_is_shown_before_anything_is_written(nodes, model, output, shown):
+    path = save(nodes, invert(nodes, model), precision="float16")
+    ((node, text, files),) = shown
+    assert node == "NMGSaveTrajectory"
+    assert re.fullmatch(rf"{re.escape(path.name)}: \d+(\.\d+)? KB, of \S+ [GT]B free", text)
+    assert files == []
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(
+    nodes, model, library, output, shown, monkeypatch
+):
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    wrong = r"^Save NMG Trajectory: trajectory file \S+ does not fit on the disk\. Got 1 KB free"
+    with pytest.raises(library.InvalidInput, match=wrong):
+        save(nodes, invert(nodes, model))
+    assert len(shown) == 1
+    assert not [path for path in output.rglob("*") if path.is_file()]
+
+
+def test_the_widget_is_set_to_half_precision(nodes):
+    given = {one.id: one for one in nodes["NMGSaveTrajectory"].GET_SCHEMA().inputs}
+    assert given["precision"].default == "float16"
+    assert given["precision"].options == ["float16", "float32"]

@@ -1,15 +1,24 @@
 """Every help page shows its node, by a link that the interface and the file system agree on."""
 
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from tools.host_server import ROOT
-from tools.picture_files import GRAPH, GRAPH_BYTES, NODE_BYTES, SCALE, node_picture, small_png
+from tools.picture_files import (
+    GRAPH_BYTES,
+    NODE_BYTES,
+    SCALE,
+    node_picture,
+    small_png,
+    workflow_picture,
+)
 
 DOCS = ROOT / "web" / "docs"
 NODES = sorted(folder.name for folder in DOCS.iterdir() if folder.is_dir())
+WORKFLOWS = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 AT_LEAST_PX = 100 * SCALE  # a node with its title
 
 
@@ -31,11 +40,25 @@ def test_a_help_picture_is_small_and_shows_something(node):
         assert len(image.convert("RGB").getcolors(256)) > 8
 
 
-def test_the_picture_of_the_graph_is_small_and_carries_the_workflow():
-    assert GRAPH.stat().st_size <= GRAPH_BYTES
-    with Image.open(GRAPH) as image:
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_picture_of_a_workflow_is_small_and_carries_it_as_it_is_now(name):
+    """If it does not, run tools/screenshots.py with the workflow's name."""
+    path = workflow_picture(name)
+    assert path.stat().st_size <= GRAPH_BYTES
+    with Image.open(path) as image:
         carried = json.loads(image.text["workflow"])
-    assert carried == json.loads((ROOT / "workflows" / "edit.json").read_text("utf-8"))
+    assert carried == json.loads((ROOT / "workflows" / f"{name}.json").read_text("utf-8"))
+
+
+def test_the_page_of_the_workflows_has_each_with_its_picture():
+    page = ROOT / "docs" / "workflows.md"
+    sections = page.read_text("utf-8").split("\n## ")[1:]
+    assert sorted(section.splitlines()[0] for section in sections) == WORKFLOWS
+    for section in sections:
+        name = section.splitlines()[0]
+        (picture,) = re.findall(r"!\[The graph of workflows/\S+\.json\]\((\S+)\)", section)
+        assert (page.parent / picture) == workflow_picture(name)
+        assert "**Change first**: " in section
 
 
 def test_a_picture_gets_as_many_colours_as_fit(tmp_path):

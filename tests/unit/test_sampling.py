@@ -283,6 +283,21 @@ def test_a_mask_may_be_one_for_all_samples_or_one_each(batch):
     assert sample(make(), SmoothNoise(), fused_guidance(*SCALES), 3.0, mask=mask).shape == SHAPE
 
 
+def test_a_method_without_a_hold_puts_the_picture_back_outside_the_mask():
+    method = PlainGuidance()
+    mask = torch.zeros(1, 1, *SHAPE[2:], dtype=torch.float64)
+    mask[..., 1], mask[..., 2:] = 0.5, 1
+    trajectory, seen = make(), []
+    run = sample(trajectory, SmoothNoise(0.5), method, 5.0, mask=mask, on_step=seen.append)
+    for event in seen:
+        recorded = trajectory.states[STEPS - 1 - event.index]
+        assert torch.equal(event.x[..., 0], recorded[..., 0])
+    change = (run - trajectory.states[0]).abs().mean((0, 1, 2))
+    assert 0 < change[1] < change[2:].min()
+    ones = sample(trajectory, SmoothNoise(0.5), method, 5.0, mask=torch.ones_like(mask))
+    assert torch.equal(ones, sample(trajectory, SmoothNoise(0.5), method, 5.0))
+
+
 @methods
 def test_outside_the_noise_mask_every_state_is_the_recorded_one_bit_for_bit(method):
     inside = torch.zeros(1, 1, 4, 4, dtype=torch.float64)
