@@ -28,7 +28,6 @@ from shapes_edit.measure import Run, key_of, measure_all, merge, read, runs_of
 from shapes_edit.methods import HALF, METHODS, STRONG, Method, sparser
 
 PROCESSES = 2
-BLOCK = 8
 DOCS = root / "docs" / "benchmark"
 WORK = root / "output" / "shapes_edit"
 PICTURES = WORK / "pictures"
@@ -84,9 +83,15 @@ def _plan(arguments: argparse.Namespace) -> tuple[str, list[Run], Path, str]:
     numbers = range(data.SPLITS["edits"][0])
     if arguments.sweep:
         return "edits", runs_of(numbers, sweeps.methods()), DOCS, "sweeps"
-    if arguments.thorough:
-        return "edits", runs_of(numbers, METHODS), DOCS, "measurements"
-    return "edits", runs_of(numbers, sparser(METHODS)), WORK, "measurements"
+    folder = DOCS if arguments.thorough else WORK
+    return "edits", runs_of(numbers, _methods(arguments)), folder, "measurements"
+
+
+def _methods(arguments: argparse.Namespace) -> dict[str, Method]:
+    """All of them, each with its share of the edits; in a hurry those that matter most."""
+    if arguments.quick:
+        return {name: method for name, method in METHODS.items() if _matters(method)}
+    return METHODS if arguments.thorough else sparser(METHODS)
 
 
 def _quick(runs: list[Run]) -> list[Run]:
@@ -109,11 +114,15 @@ def _is_first_null_text(run: Run) -> bool:
 def _measure_part(arguments: argparse.Namespace, part: int, parts: int) -> None:
     split, runs, folder, stem = _plan(arguments)
     done = {key_of(line) for line in read(folder, stem)}
-    # In blocks, since slow methods are tried once in each: every process gets its share of them.
-    missing = [run for run in runs if run.edit // BLOCK % parts == part and run.key not in done]
+    missing = [run for run in runs if _place(run.edit) % parts == part and run.key not in done]
     path = folder / f"{stem}-{part}-of-{parts}.jsonl"
     pictures = None if arguments.tune else PICTURES
     measure_all(data.load(split), missing, path, pictures, place=part)
+
+
+def _place(edit: int) -> int:
+    """Slow methods are tried on every 8th or 16th edit: each process gets its share of these."""
+    return edit // 8 + edit // 16
 
 
 def _measure_all(arguments: argparse.Namespace) -> None:
@@ -147,7 +156,7 @@ def _report(arguments: argparse.Namespace) -> None:
     report.write_markdown(lines, table, edits, folder / "tables.md")
     plots.plot_tradeoff(table, folder / "tradeoff.png")
     shown = QUICK_EDITS if arguments.quick else SHEET_EDITS
-    for name, methods in _halves(arguments.quick).items():
+    for name, methods in _halves(_methods(arguments)).items():
         path = folder / f"contact-{name}.png"
         sheets.draw_sheet(edits, sheets.Sheet(shown, methods), PICTURES, path, colours=256)
     if not arguments.quick:
@@ -155,11 +164,10 @@ def _report(arguments: argparse.Namespace) -> None:
         sheets.draw_blend(edits, BLEND_EDITS, blending, folder / "blend.png")
 
 
-def _halves(quick: bool) -> dict[str, dict[str, Method]]:
-    """The methods alone, and those with an editor; in a hurry those that matter most."""
-    shown = {key: method for key, method in METHODS.items() if not quick or _matters(method)}
+def _halves(methods: dict[str, Method]) -> dict[str, dict[str, Method]]:
+    """The methods alone, and those with an editor."""
     return {
-        name: {key: method for key, method in shown.items() if (method.editor is None) == alone}
+        name: {key: method for key, method in methods.items() if (method.editor is None) == alone}
         for name, alone in (("alone", True), ("editors", False))
     }
 

@@ -17,7 +17,7 @@ from skimage.metrics import structural_similarity
 from tqdm import tqdm
 
 from shapes_edit.holds import COUNTS
-from shapes_edit.methods import Method
+from shapes_edit.methods import STRONG, Method
 
 # What a window of the structural similarity looks at around its centre, pixels.
 _WINDOW_REACH = 3
@@ -137,7 +137,7 @@ def measured(bench: Bench, run: Run, sampled: Sampled) -> dict[str, Any]:
         "target_psnr": psnr(after, picture),
     }
     source = None if run.method.editor is None else sampled.source[0]
-    if source is None and run.edit % RECONSTRUCTED_EVERY == 0:
+    if source is None and run.text_scale == STRONG and run.edit % RECONSTRUCTED_EVERY == 0:
         source = reconstruction(bench, run)
     if source is not None:
         figures["source_psnr"] = psnr(before, source)

@@ -187,17 +187,22 @@ CURVES: dict[str, dict[str, Method]] = {
     },
 }
 METHODS = {name: method for points in CURVES.values() for name, method in points.items()}
-# On all edits even in a hurry: what is compared first.
-_ON_ALL = ("DDIM + CFG", "NMG 5", "NMG + region")
+# On all edits in any case: what is compared first.
+_ON_ALL = ("DDIM + CFG", "NMG 5")
 
 
 def sparser(methods: dict[str, Method]) -> dict[str, Method]:
-    """The same methods on half as many edits, but for the strong points of those compared first."""
+    """The same methods on half as many edits, on a quarter at weak text scales.
+
+    But for the strong points of those compared first, which stay on all.
+    """
     return {
         name: replace(
             method,
             every={
-                text_scale: every if name in _ON_ALL and every == 1 else 2 * every
+                text_scale: every
+                if name in _ON_ALL and every == 1
+                else every * (2 if text_scale >= STRONG else 4)
                 for text_scale, every in method.every.items()
             },
         )
