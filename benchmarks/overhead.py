@@ -1,11 +1,13 @@
 """What the pack costs over the bare model calls that it makes.
 
     python tools/run.py benchmarks/overhead.py
+    python tools/run.py benchmarks/overhead.py --network quarter --steps 5
 
-For each mode the demo model's pictures are sampled by NMG Sample, and the very same number of
-model calls, of the same rows and with the same backward passes, is made in a bare loop, in the same
-process, in turn. The ratio is what everything else costs: conditions, steps, guidance, callbacks,
-making layers differentiable. Writes a table to standard output.
+For each mode pictures are sampled by NMG Sample, and the very same number of model calls, of the
+same rows and with the same backward passes, is made in a bare loop, in the same process, in turn.
+The ratio is what everything else costs: conditions, steps, guidance, callbacks, making layers
+differentiable. The network is that of the demo model, so small that this is the worst case; or one
+of a quarter of Stable Diffusion 1.5's size, with random weights. Writes a table to standard output.
 """
 
 from __future__ import annotations
@@ -13,12 +15,20 @@ from __future__ import annotations
 import argparse
 import importlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from demo_edits import Bench, draw_edits, scenes
+from demo_edits import Bench, draw_edits, root, scenes
+from editor_memory import SD15
+
+from tools.host_process import boot
+
+sys.path.insert(0, str(root / "tests"))
+
+from host_models import make_patcher, random_latent, random_prompt  # noqa: E402
 
 MODES = (
     ("DDIM + CFG", "fused", "direct", 0.0),
@@ -35,18 +45,58 @@ EDITORS = (
 )
 
 
+class Demo(Bench):
+    """The demo model on its own pictures."""
+
+    def load(self) -> Any:
+        """The model once more."""
+        return self.nodes.NMGDemoModel.execute().args[0]
+
+
+class Quarter:
+    """Half of the channels of Stable Diffusion 1.5, 256 x 256 pixels, random weights and prompts.
+
+    Args:
+        pictures: how many at once.
+    """
+
+    def __init__(self, pictures: int) -> None:
+        boot()
+        self.nodes = importlib.import_module("nmg_pack.nodes")
+        with torch.inference_mode():
+            self.model = self.load()
+        self.latent = random_latent((pictures, 4, 32, 32))
+        self.source_prompts, self.target_prompts, self.empty_prompt = (
+            random_prompt(seed, width=SD15["context_dim"], tokens=77) for seed in range(3)
+        )
+
+    def load(self) -> Any:
+        """The model; the same at every call."""
+        patcher = make_patcher({**SD15, "model_channels": SD15["model_channels"] // 2})
+        with torch.no_grad():
+            # As with trained weights, a step stays small.
+            patcher.model.diffusion_model.out[-1].weight.mul_(0.1)
+        return patcher
+
+    def invert(self, steps: int, schedule: str) -> Any:
+        """The trajectory of all pictures."""
+        with torch.inference_mode():
+            given = self.model, self.source_prompts, self.latent, steps, schedule
+            return self.nodes.NMGInvert.execute(*given).args[0]
+
+
 class BareCalls:
     """The host's `apply_model` on fixed tensors, weights ordinary tensors, nothing around it."""
 
-    def __init__(self, bench: Bench) -> None:
+    def __init__(self, bench: Demo | Quarter) -> None:
         gradient = importlib.import_module("nmg_pack.nodes.host.gradient")
         # A second model, loaded outside inference mode: plain autograd works on it.
-        self.patcher, *_ = bench.nodes.NMGDemoModel.execute().args
+        self.patcher = bench.load()
         importlib.import_module("comfy.model_management").load_models_gpu([self.patcher])
         # The same attention as the pack's gradient pass.
         self.options = {"optimized_attention_override": gradient.attention_with_backward(None)}
         batch, *shape = bench.latent["samples"].shape
-        self.context = bench.source_prompts[0][0].clone().float()
+        self.context = bench.source_prompts[0][0].clone().float().expand(batch, -1, -1)
         self.x = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
         self.sigma = torch.full((batch,), 1.6)
 
@@ -90,11 +140,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--network", choices=("demo", "quarter"), default="demo")
+    parser.add_argument("--pictures", type=int, help="4 for the demo model, otherwise 1")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    bench = Bench(draw_edits(arguments.pictures, seed=1))
+    if arguments.network == "demo":
+        bench = Demo(draw_edits(arguments.pictures or 4, seed=1))
+    else:
+        bench = Quarter(arguments.pictures or 1)
     trajectory = bench.invert(arguments.steps, "official")
     calls = BareCalls(bench)
     print("| mode | forward calls | rows | backward | pack s | bare s | ratio |")
@@ -102,13 +156,19 @@ def main() -> None:
     for name, *choices in MODES:
         run = sampler(bench, trajectory, guidance(bench, *choices))
         report(name, run, calls, arguments.repeats)
+    if isinstance(bench, Demo):
+        report_editors(bench, trajectory, calls, arguments.repeats)
+
+
+def report_editors(bench: Demo, trajectory: Any, calls: BareCalls, repeats: int) -> None:
+    """Prints the lines of the editors, and what one of them takes that does nothing."""
     held = guidance(bench, "fused", "direct", 1.0)
     for name, schedules in EDITORS:
         run = sampler(bench, trajectory, held, editor(bench, schedules))
-        report(name, run, calls, arguments.repeats)
+        report(name, run, calls, repeats)
     off = sampler(bench, trajectory, held, editor(bench, (0.0, 0.0)))
     none = sampler(bench, trajectory, held, targets=2)
-    ratios = [off()["seconds"] / none()["seconds"] for _ in range(1 + 2 * arguments.repeats)][1:]
+    ratios = [off()["seconds"] / none()["seconds"] for _ in range(1 + 2 * repeats)][1:]
     print("\nPrompt-to-Prompt 0 / 0 over no editor and two targets, the same rows:", end=" ")
     print(f"{statistics.median(ratios):.3f}")
 
@@ -124,12 +184,12 @@ def report(name: str, run: Callable[[], dict[str, Any]], calls: BareCalls, repea
     print(f"| {name} | {' | '.join(map(str, counted))} | {pack:.2f} | {bare:.2f} | {ratio:.3f} |")
 
 
-def guidance(bench: Bench, mode: str, gradient: str, scale: float) -> Any:
+def guidance(bench: Demo | Quarter, mode: str, gradient: str, scale: float) -> Any:
     node = bench.nodes.NMGGuidance
     return node.execute(mode, gradient, "l1", "auto", scale, 5000.0, 0.0, 1.0).args[0]
 
 
-def editor(bench: Bench, schedules: tuple[float, float] | None) -> Any:
+def editor(bench: Demo, schedules: tuple[float, float] | None) -> Any:
     """An editor for the prompts of the first picture; what it costs is the same for any."""
     if schedules is None:
         return bench.nodes.NMGMasaCtrl.execute(4, 10).args[0]
@@ -139,7 +199,7 @@ def editor(bench: Bench, schedules: tuple[float, float] | None) -> Any:
 
 
 def sampler(
-    bench: Bench, trajectory: Any, guidance: Any, editor: Any = None, targets: int = 1
+    bench: Demo | Quarter, trajectory: Any, guidance: Any, editor: Any = None, targets: int = 1
 ) -> Callable[[], dict[str, Any]]:
     """One run of NMG Sample, without the VAE, as a function returning its cost."""
     ((rows, options),) = bench.target_prompts

@@ -73,6 +73,7 @@ from .sampling import Sampled as Sampled
 from .sampling import sample as sample
 from .schedule import Schedule as Schedule
 from .schedule import Step as Step
+from .schedule import evenly_spaced_schedule as evenly_spaced_schedule
 from .schedule import official_masactrl_schedule as official_masactrl_schedule
 from .schedule import official_schedule as official_schedule
 from .schedule import schedule_from_sigmas as schedule_from_sigmas

@@ -29,8 +29,9 @@ from .branches import Branches
 from .errors import InvalidInput
 from .events import StepEvent, check_finite
 from .guidance import STEP_NOISE, Guidance, GuidedRun, Run
-from .levels import NoiseLevel, ddim_step, eps_to_x0
+from .levels import Family, NoiseLevel, ddim_step, eps_to_x0
 from .predictor import Guided, Predictor
+from .recorded import Record, RecordedStates
 from .schedule import Schedule, Step
 from .trajectory import Trajectory
 
@@ -51,8 +52,16 @@ def skip_noisiest(schedule: Schedule, skip: int) -> Schedule:
         skip: 0 or more, fewer than the steps; the published run skips 36 of 100.
 
     Raises:
-        InvalidInput: no step is left.
+        InvalidInput: no step is left, or it is the schedule of a flow model.
     """
+    if schedule.family is Family.FLOW:
+        raise InvalidInput.of(
+            "Edit-Friendly Inversion",
+            "needs the noise between the steps of DDPM, and a flow has none",
+            "a flow model",
+            "a model with eps or v prediction: SD 1.x, SD 2.x or SDXL",
+            "Use NMG Invert.",
+        )
     steps = len(schedule.query_levels)
     if not 0 <= skip < steps:
         raise InvalidInput.of(
@@ -87,7 +96,7 @@ def invert_edit_friendly(
         x0: (B, C, ...) floating, the source latent, taken to be at `schedule.levels[0]`.
         schedule: T steps, of `skip_noisiest`.
         predictor: with the SOURCE prompt bound as the positive one, and the negative prompt. Asked
-            T times for two rows per sample, or one if the scale is 1.
+            T - 1 times for two rows per sample, or one if the scale is 1.
         text_scale: classifier-free guidance scale, dimensionless, 0 or more; 3.5 is published.
         generator: on the CPU. A picture's noise depends on its place in the batch, but neither on
             the size of the batch nor on how many steps are skipped.
@@ -105,24 +114,29 @@ def invert_edit_friendly(
             "a finite number, 0 or more",
             "1 is no guidance.",
         )
-    states = _draw(x0, schedule, generator)
-    noise = torch.zeros_like(states[1:])
     steps = schedule.descent()
-    x = states[-1].to(x0.device, copy=True)
-    for step in steps:
+    total = len(steps)
+    drawn = RecordedStates(_draw(x0, schedule, generator))
+    states, noise = Record(total + 1, like=x0), Record(total, like=x0)
+    x = drawn.at(total, like=x0).clone()  # a predictor that writes in place must not reach it
+    states.keep(total, x)
+    for step in steps[:-1]:
         eps = predictor.guided(x, step.level, text_scale).eps
-        check_finite(eps, "prediction", step.index, len(steps), step.level)
+        check_finite(eps, "prediction", step.index, total, step.level)
         predicted = eps_to_x0(x, eps, step.level)
         mean, deviation = ddpm_step(ddim_step(x, eps, step.level, step.level_to), eps, step)
-        if step.entry_to == 0:
-            x = mean
-        else:
-            z = (states[step.entry_to].to(x) - mean) / deviation
-            x = mean + deviation * z
-            noise[step.entry_to], states[step.entry_to] = z, x
+        z = (drawn.at(step.entry_to, like=x) - mean) / deviation
+        x = mean + deviation * z
+        noise.keep(step.entry_to, z)
+        states.keep(step.entry_to, x)
         if on_step is not None:
-            on_step(StepEvent(step.index, len(steps), step.level_to, x, predicted))
-    return EditFriendlyInversion(states, noise)
+            on_step(StepEvent(step.index, total, step.level_to, x, predicted))
+    # The last step leads to the picture and has no noise: there is nothing to ask about it.
+    states.keep(0, x0)
+    noise.keep(0, torch.zeros_like(x0))
+    if on_step is not None:
+        on_step(StepEvent(total - 1, total, schedule.levels[0], x0, x0))
+    return EditFriendlyInversion(states.complete(), noise.complete())
 
 
 def ddpm_step(ddim: torch.Tensor, eps: torch.Tensor, step: Step) -> tuple[torch.Tensor, float]:
@@ -175,7 +189,7 @@ class EditFriendly(Guidance):
 class _EditFriendlyRun(GuidedRun):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
-        self.noise = run.trajectory.extras[STEP_NOISE]
+        self.noise = RecordedStates(run.trajectory.extras[STEP_NOISE])
         # (rows, C, ...) the prediction of the step in progress.
         self.eps: torch.Tensor | None = None
 
@@ -185,8 +199,5 @@ class _EditFriendlyRun(GuidedRun):
 
     def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         mean, deviation = ddpm_step(x, self.eps, step)
-        z = self.run.branches.repeat(self.noise[step.entry_to].to(x))
-        x = mean + deviation * z
-        if self.run.mask is None:
-            return x
-        return torch.lerp(self.run.recorded(step.entry_to, like=x), x, self.run.mask)
+        z = self.run.branches.repeat(self.noise.at(step.entry_to, like=x))
+        return super().settle(mean + deviation * z, step)

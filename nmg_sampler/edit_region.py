@@ -21,8 +21,8 @@ from .predictor import Predictor, Prompt
 from .schedule import Schedule
 from .trajectory import Trajectory
 
-# sigma / alpha of the states that are looked at: levels 15 to 31 of 50 of Stable Diffusion 1.x,
-# found by trial on the demo model. By noise and not by number: schedules spread levels differently.
+# Noise over picture in the states that are looked at: levels 15 to 31 of 50 of Stable Diffusion
+# 1.x, found by trial on the demo model. By noise, not by number: schedules spread levels unlike.
 _LOWEST, _HIGHEST = 0.78, 2.29
 # Predicted noise is of size 1. A difference that nowhere reaches this is rounding, and no edit.
 _ROUNDING = 1e-3
@@ -39,10 +39,10 @@ def region_entries(schedule: Schedule, count: int) -> tuple[int, ...]:
     shares = [k / (count - 1) for k in range(count)] if count > 1 else [0.5]
     wanted = [_LOWEST * (_HIGHEST / _LOWEST) ** share for share in shares]
 
-    def distance(entry: int, k_sigma: float) -> float:
-        return abs(math.log(schedule.levels[entry].k_sigma / k_sigma))
+    def distance(entry: int, ratio: float) -> float:
+        return abs(math.log(schedule.levels[entry].noise_ratio / ratio))
 
-    return tuple(sorted({min(entries, key=lambda e: distance(e, k_sigma)) for k_sigma in wanted}))
+    return tuple(sorted({min(entries, key=lambda e: distance(e, ratio)) for ratio in wanted}))
 
 
 @torch.no_grad()

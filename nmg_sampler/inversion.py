@@ -6,8 +6,9 @@ import torch
 
 from .errors import InvalidInput
 from .events import StepEvent, check_finite
-from .levels import NoiseLevel, ddim_step, eps_to_x0
+from .levels import Family, NoiseLevel, ddim_step, eps_to_x0
 from .predictor import Predictor, Prompt
+from .recorded import Record
 from .schedule import Schedule
 
 
@@ -47,16 +48,24 @@ def invert(
         (T + 1, B, C, ...), dtype of x, CPU. Entry 0 is x.
 
     Raises:
-        InvalidInput: refine_iterations is negative.
+        InvalidInput: refine_iterations is negative, or a flow's velocity is to be regularised.
         NotFinite: the model answered with NaN or infinity, or its regularised answer is that.
     """
     if refine_iterations < 0:
         raise InvalidInput.of(
             "refine_iterations", "are too few", refine_iterations, "0 or more", "0 is none."
         )
+    if regularize is not None and schedule.family is Family.FLOW:
+        raise InvalidInput.of(
+            "regularize",
+            "makes predicted noise white, and a flow model predicts a velocity",
+            "a flow model",
+            "a model with eps or v prediction",
+            "Set it to 0.",
+        )
     total = len(schedule.query_levels)
-    states = torch.empty((total + 1, *x.shape), dtype=x.dtype, device="cpu")
-    states[0] = x
+    record = Record(total + 1, like=x)
+    record.keep(0, x)
     x = x.clone()  # a predictor that writes in place must not reach the caller's tensor
 
     def noise(x: torch.Tensor, level: NoiseLevel, index: int) -> torch.Tensor:
@@ -77,7 +86,7 @@ def invert(
             reached = ddim_step(x, eps, level, level_to)
             x0 = eps_to_x0(reached, eps, level_to)
         x = reached
-        states[index + 1] = x
+        record.keep(index + 1, x)
         if on_step is not None:
             on_step(StepEvent(index, total, level_to, x, x0))
-    return states
+    return record.complete()

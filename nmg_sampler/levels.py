@@ -10,15 +10,19 @@ from .errors import InvalidInput
 
 
 class Family(str, Enum):
-    """How signal and noise are mixed."""
+    """How a state is made of the picture and of what the network predicts."""
 
-    VP = "vp"  # variance preserving: alpha^2 + sigma^2 = 1 (eps and v prediction)
-    FLOW = "flow"  # rectified flow: alpha + sigma = 1
+    VP = "vp"  # variance preserving: alpha^2 + sigma^2 = 1, eps is the noise (eps, v prediction)
+    FLOW = "flow"  # rectified flow: alpha = 1, eps is the velocity noise - x0 (flow prediction)
 
 
 @dataclass(frozen=True)
 class NoiseLevel:
     """A pair (alpha, sigma), dimensionless: a state is x = alpha * x0 + sigma * eps.
+
+    A rectified flow (arXiv 2209.03003) mixes x = (1 - sigma) x0 + sigma noise, which is
+    x0 + sigma (noise - x0): alpha 1 and the velocity in the place of eps. Written like that its
+    Euler step is the DDIM step, and nothing is divided by 1 - sigma, which is 0 at its noisiest.
 
     Raises:
         InvalidInput: a number is not finite, alpha <= 0, or sigma < 0.
@@ -40,8 +44,20 @@ class NoiseLevel:
 
     @property
     def k_sigma(self) -> float:
-        """sigma / alpha, the scale k-diffusion and ComfyUI call sigma (variance exploding)."""
+        """sigma / alpha, what k-diffusion and ComfyUI call sigma; of a flow sigma itself."""
         return self.sigma / self.alpha
+
+    @property
+    def family(self) -> Family:
+        """Of whose states it is a level; where there is no noise, both have the same."""
+        return Family.FLOW if self.alpha == 1 and self.sigma > 0 else Family.VP
+
+    @property
+    def noise_ratio(self) -> float:
+        """Noise over picture in a state, 0 to infinity: comparable between the families."""
+        if self.family is Family.VP:
+            return self.k_sigma
+        return self.sigma / (1 - self.sigma) if self.sigma < 1 else math.inf
 
 
 def level_from_alpha_bar(alpha_bar: float) -> NoiseLevel:
@@ -53,6 +69,35 @@ def level_from_k_sigma(k_sigma: float) -> NoiseLevel:
     """The VP level with sigma / alpha = k_sigma."""
     alpha = 1.0 / math.sqrt(1.0 + k_sigma * k_sigma)
     return NoiseLevel(alpha, k_sigma * alpha)
+
+
+def level_from_flow_sigma(sigma: float) -> NoiseLevel:
+    """The level of a rectified flow at which x = (1 - sigma) x0 + sigma noise; sigma 0..1.
+
+    Raises:
+        InvalidInput: sigma is above 1.
+    """
+    if sigma > 1:
+        raise InvalidInput.of(
+            "sigma",
+            "is above that of pure noise",
+            sigma,
+            "0 to 1 for a flow model",
+            "Take sigmas that were made for this model.",
+        )
+    return NoiseLevel(1.0, sigma)
+
+
+_FROM_SIGMA = {Family.VP: level_from_k_sigma, Family.FLOW: level_from_flow_sigma}
+
+
+def level_from_sigma(sigma: float, family: Family) -> NoiseLevel:
+    """The level that ComfyUI means by `sigma` with a model of this family.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    return _FROM_SIGMA[family](sigma)
 
 
 def k_to_state(x_k: torch.Tensor, level: NoiseLevel) -> torch.Tensor:

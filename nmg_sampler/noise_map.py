@@ -155,6 +155,8 @@ class _NoiseMapRun(GuidedRun):
             self.weight = method.scale * (
                 method.outside + (method.inside - method.outside) * run.mask
             )
+        # Looked at once per run: on a device the answer has to be waited for.
+        self.pushes = bool(torch.as_tensor(self.weight).any())
 
     def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         if self.run.mask is None or self.method.blend == 0:
@@ -207,7 +209,7 @@ class _Official(_NoiseMapRun):
         if not self.acts(step):
             return Prepared(x)
         held = x[self.run.branches.held]
-        if self.method.scale == 0:
+        if not self.pushes:
             eps = self.run.predictor.eps(held, step.level, Prompt.NEGATIVE)
         else:
             null, term = self.unconditional(held, step)
@@ -226,7 +228,7 @@ class _Fused(_NoiseMapRun):
         self.pending: torch.Tensor | None = None
 
     def acts(self, step: Step) -> bool:
-        return self.method.scale > 0 and super().acts(step)
+        return self.pushes and super().acts(step)
 
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
         if not self.acts(step) or self.shares:

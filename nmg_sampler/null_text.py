@@ -15,6 +15,7 @@ from .branches import Branches
 from .errors import InvalidInput, TrajectoryMismatch
 from .guidance import Guidance, GuidedRun, Prepared, Run
 from .predictor import PromptEmbedding
+from .recorded import RecordedStates
 from .schedule import Step
 from .trajectory import Trajectory
 
@@ -160,10 +161,10 @@ class _NullTextRun(GuidedRun):
 
     def __init__(self, embeddings: torch.Tensor, run: Run) -> None:
         super().__init__(run)
-        self.embeddings = embeddings
+        self.embeddings = RecordedStates(embeddings, order=1)
 
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        return Prepared(x, embedding=PromptEmbedding(self.embeddings[step.index].to(x.device)))
+        return Prepared(x, embedding=PromptEmbedding(self.embeddings.at(step.index, like=x)))
 
 
 def _key(trajectory: Trajectory) -> tuple[int, int]:

@@ -85,10 +85,10 @@ class Pix2PixZero(Editor):
             )
 
     def begin(self, run: Run) -> EditorRun:
-        return _Pix2PixZeroRun(self, run)
+        return Pix2PixZeroRun(self, run)
 
 
-class _Pix2PixZeroRun(EditorRun):
+class Pix2PixZeroRun(EditorRun):
     """Cross-attention guidance at work. Nothing outlives a step."""
 
     def __init__(self, editor: Pix2PixZero, run: Run) -> None:

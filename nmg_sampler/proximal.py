@@ -97,6 +97,11 @@ class ProximalGuidance(Guidance):
         """Whether it leaves the states to the steps: without the pull to the picture."""
         return self.recon_strength == 0
 
+    @property
+    def takes_out(self) -> bool:
+        """Whether there is a threshold at all."""
+        return self.quantile > 0 or self.value > 0
+
     def begin(self, run: Run) -> GuidedRun:
         return _ProximalRun(self, run)
 
@@ -125,6 +130,8 @@ class _ProximalRun(GuidedRun):
         if self.run.text_scale == 0:  # nothing of the prompt is in it
             self.edited = torch.zeros_like(x)
             return guided.eps
+        if not (self.method.takes_out or self.draws(step)) and self.run.mask is None:
+            return guided.eps
         edits = self.run.branches.edits
         # Under the host's own rule of guidance it is what that rule makes of the edit.
         delta = (guided.eps - self.unconditional(x, step, guided))[edits] / self.run.text_scale
@@ -138,11 +145,16 @@ class _ProximalRun(GuidedRun):
         return guided.eps - self.run.text_scale * torch.cat([source, delta - kept])
 
     def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        eta = self.method.recon_strength
-        if eta == 0 or step.index / self.run.total < self.method.recon_start:
+        if not self.draws(step):
             return x
+        eta = self.method.recon_strength
         # Exact at both ends: where M is 1 it is the step's result, with eta 1 and M 0 the record.
         return torch.lerp(x, self.run.recorded(step.entry_to, like=x), eta * (1 - self.edited))
+
+    def draws(self, step: Step) -> bool:
+        """Whether the state is drawn to the recorded one after `step`."""
+        method = self.method
+        return method.recon_strength > 0 and step.index / self.run.total >= method.recon_start
 
     def unconditional(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         """The prediction under the source prompt's embedding, of all rows."""
@@ -168,5 +180,8 @@ def _quantile(values: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def _grow(mask: torch.Tensor, cells: int) -> torch.Tensor:
-    """A mask (rows, C, h, w) grown by `cells` in each direction, per channel."""
-    return max_pool2d(mask, 2 * cells + 1, stride=1, padding=cells) if cells else mask
+    """A mask (rows, C, ..., h, w) grown by `cells` in each direction, per channel and frame."""
+    if not cells:
+        return mask
+    pictures = mask.flatten(1, -3)
+    return max_pool2d(pictures, 2 * cells + 1, stride=1, padding=cells).view_as(mask)

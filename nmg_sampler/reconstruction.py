@@ -8,6 +8,7 @@ import torch
 from .events import StepEvent
 from .guidance import Guidance
 from .predictor import Predictor
+from .recorded import RecordedStates
 from .sampling import sample
 from .trajectory import Trajectory
 
@@ -43,19 +44,20 @@ def follow(
         InvalidInput, NotFinite: as `sample`.
     """
     steps = trajectory.schedule.descent()
+    recorded = RecordedStates(trajectory.states)
     start = trajectory.states[-1].to(device)
-    distances = [_distance(start, trajectory, steps[0].entry)]
+
+    def distance(x: torch.Tensor, entry: int) -> torch.Tensor:
+        """(B,) root mean square distance of a state to the recorded one."""
+        difference = x.float() - recorded.at(entry, like=x).float()
+        return difference.square().flatten(1).mean(1).sqrt()
+
+    distances = [distance(start, steps[0].entry)]
 
     def look(event: StepEvent) -> None:
-        distances.append(_distance(event.x, trajectory, steps[event.index].entry_to))
+        distances.append(distance(event.x, steps[event.index].entry_to))
         if on_step is not None:
             on_step(event)
 
     run = sample(trajectory, predictor, guidance, text_scale, device=device, on_step=look)
     return Followed(run.edit, torch.stack(distances).cpu())
-
-
-def _distance(x: torch.Tensor, trajectory: Trajectory, entry: int) -> torch.Tensor:
-    """(B,) root mean square distance of a state to the recorded one."""
-    difference = x.float() - trajectory.state(entry, like=x).float()
-    return difference.square().flatten(1).mean(1).sqrt()

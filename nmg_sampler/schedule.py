@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import InvalidInput
-from .levels import NoiseLevel, level_from_alpha_bar, level_from_k_sigma
+from .levels import Family, NoiseLevel, level_from_alpha_bar, level_from_sigma
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,11 @@ class Schedule:
                 "Make it with one of the functions of nmg_sampler.schedule.",
             )
 
+    @property
+    def family(self) -> Family:
+        """Of the models that it is for."""
+        return self.levels[-1].family
+
     def descent(self) -> tuple[Step, ...]:
         """The sampling steps, noisiest first."""
         entries = range(self.start, 0, -1)
@@ -89,10 +94,10 @@ def official_schedule(alphas_bar: Sequence[float], steps: int) -> Schedule:
     Raises:
         InvalidInput: steps out of range.
     """
-    stride = _stride(alphas_bar, steps, minimum=2)
+    table = _levels(alphas_bar)
+    stride = _stride(len(table), steps, minimum=2)
     # With one step per timestep the last two levels would be one.
-    last = len(alphas_bar) - 1
-    levels = _levels(alphas_bar, [min(k * stride, last) for k in range(steps + 1)])
+    levels = tuple(table[min(k * stride, len(table) - 1)] for k in range(steps + 1))
     return Schedule("official", levels, levels[:-1], start=steps - 1)
 
 
@@ -109,19 +114,39 @@ def official_masactrl_schedule(alphas_bar: Sequence[float], steps: int) -> Sched
     Raises:
         InvalidInput: steps out of range.
     """
-    stride = _stride(alphas_bar, steps, minimum=1)
-    levels = _levels(alphas_bar, [0] + [1 + k * stride for k in range(steps)])
-    return Schedule("official-masactrl", levels, levels[1:], start=steps)
+    return evenly_spaced_schedule("official-masactrl", _levels(alphas_bar), steps)
 
 
-def schedule_from_sigmas(name: str, sigmas: Sequence[float]) -> Schedule:
-    """A schedule over k-diffusion sigmas, noisiest first as samplers take them; VP models.
+def evenly_spaced_schedule(name: str, table: Sequence[NoiseLevel], steps: int) -> Schedule:
+    """Levels evenly spaced over a model's timesteps, destination labels.
+
+    Levels are table[0] and table[1 + k * (n // steps)], k = 0..steps - 1. The inversion asks at the
+    level that the step goes to.
+
+    Args:
+        name: shown to the user and kept in the trajectory.
+        table: one level per training timestep, ascending.
+        steps: at least 1, fewer than there are timesteps.
+
+    Raises:
+        InvalidInput: steps out of range.
+    """
+    stride = _stride(len(table), steps, minimum=1)
+    levels = (table[0], *(table[1 + k * stride] for k in range(steps)))
+    return Schedule(name, levels, levels[1:], start=steps)
+
+
+def schedule_from_sigmas(
+    name: str, sigmas: Sequence[float], family: Family = Family.VP
+) -> Schedule:
+    """A schedule over ComfyUI's sigmas, noisiest first as samplers take them.
 
     The inversion asks at the level that each step goes to, so the lowest sigma may be 0.
 
     Args:
         name: shown to the user and kept in the trajectory.
-        sigmas: at least 2, finite, not negative, strictly descending.
+        sigmas: at least 2, finite, not negative, strictly descending; of a flow at most 1.
+        family: of the model that the sigmas were made for.
 
     Raises:
         InvalidInput: any of these does not hold.
@@ -148,14 +173,14 @@ def schedule_from_sigmas(name: str, sigmas: Sequence[float]) -> Schedule:
                 "each smaller than the one before (noisiest first, as schedulers give them)",
                 "Leave FlipSigmas out: the inversion turns them round itself.",
             )
-    levels = tuple(level_from_k_sigma(sigma) for sigma in reversed(sigmas))
+    levels = tuple(level_from_sigma(sigma, family) for sigma in reversed(sigmas))
     return Schedule(name, levels, levels[1:], start=len(levels) - 1)
 
 
-def _stride(alphas_bar: Sequence[float], steps: int, minimum: int) -> int:
-    if not minimum <= steps < len(alphas_bar):
-        raise _wrong_steps(steps, f"{minimum} to {len(alphas_bar) - 1}")
-    return len(alphas_bar) // steps
+def _stride(timesteps: int, steps: int, minimum: int) -> int:
+    if not minimum <= steps < timesteps:
+        raise _wrong_steps(steps, f"{minimum} to {timesteps - 1}")
+    return timesteps // steps
 
 
 def _wrong_steps(steps: int, expected: str) -> InvalidInput:
@@ -164,5 +189,5 @@ def _wrong_steps(steps: int, expected: str) -> InvalidInput:
     )
 
 
-def _levels(alphas_bar: Sequence[float], timesteps: Sequence[int]) -> tuple[NoiseLevel, ...]:
-    return tuple(level_from_alpha_bar(float(alphas_bar[t])) for t in timesteps)
+def _levels(alphas_bar: Sequence[float]) -> tuple[NoiseLevel, ...]:
+    return tuple(level_from_alpha_bar(float(alpha_bar)) for alpha_bar in alphas_bar)

@@ -10,6 +10,7 @@ from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NM
 from .edit_friendly import NMGEditFriendly
 from .edit_region import NMGEditRegion
 from .files import NMGLoadTrajectory, NMGSaveTrajectory
+from .gradient_memory import NMGGradientMemory
 from .guidance import NMGGuidance
 from .host.sockets import ComfyExtension, io
 from .invert import NMGInvert
@@ -56,6 +57,7 @@ NODES: list[type[io.ComfyNode]] = [
     NMGLoadDirection,
     NMGSweep,
     NMGReconstructionCheck,
+    NMGGradientMemory,
     NMGTrajectoryPreview,
     NMGDifference,
     NMGDemoModel,

@@ -37,8 +37,8 @@ class NMGInvert(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
-                    tooltip="The model to invert with, and later to edit with. SD 1.x, SD 2.x or"
-                    " SDXL, with its LoRAs and patches.",
+                    tooltip="The model to invert with, and later to edit with, with its LoRAs and"
+                    " patches: SD 1.x, SD 2.x, SDXL, SD 3, Flux, WAN or LTX-Video.",
                 ),
                 io.Conditioning.Input(
                     "positive",
@@ -65,8 +65,8 @@ class NMGInvert(io.ComfyNode):
                     default="official-masactrl",
                     tooltip="Which noise levels the steps visit. 'official-masactrl': as the"
                     " published code with MasaCtrl and most inversion papers, the most faithful"
-                    " one; 'official': as the published code with Prompt-to-Prompt; the others are"
-                    " this ComfyUI's schedulers.",
+                    " one; 'official': as the published code with Prompt-to-Prompt, for SD and SDXL"
+                    " alone; the others are this ComfyUI's schedulers.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
@@ -139,7 +139,7 @@ class NMGInvert(io.ComfyNode):
             if sigmas is None:
                 levels = make_schedule(model, schedule, steps)
             else:
-                levels = make_custom_schedule(sigmas)
+                levels = make_custom_schedule(model, sigmas)
             whiten = None
             if regularize != 0:
                 generator = torch.Generator().manual_seed(seed)

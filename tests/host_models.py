@@ -251,19 +251,31 @@ def relative(got, expected):
 
 
 class Differentiation:
-    """One latent, level, prompt and cotangent, and the pack's gradient for it on any model."""
+    """One latent, level, prompt and cotangent, and the pack's gradient for it on any model.
 
-    def __init__(self):
+    Args:
+        plan: of the memory that the gradient pass takes; None leaves the choice to the pack.
+        shape: of the latent.
+        prompt: a CONDITIONING; None is one for the networks of the parity vectors.
+        level: alpha and sigma of the latent; None is one of Stable Diffusion.
+    """
+
+    def __init__(self, plan=None, shape=STATE, prompt=None, level=None):
+        self.plan = plan
         self.library = importlib.import_module("nmg_pack.nmg_sampler")
         self.runs = importlib.import_module("nmg_pack.nodes.host.runs")
-        self.level = importlib.import_module("nmg_pack.nmg_sampler.levels").level_from_k_sigma(1.3)
-        self.x = random_tensor(STATE, 1)
-        self.prompt = random_prompt(2)
-        self.cotangent = random_tensor(STATE, 3)
+        levels = importlib.import_module("nmg_pack.nmg_sampler.levels")
+        self.level = levels.NoiseLevel(*level) if level else levels.level_from_k_sigma(1.3)
+        self.x = random_tensor(shape, 1)
+        self.prompt = prompt or random_prompt(2)
+        self.cotangent = random_tensor(shape, 3)
 
     def procedure(self, model, call, prompt=None):
         """`call(predictor)` in the middle of a run of the host's guider."""
         got = []
+        if self.plan is not None:
+            model = model.clone()
+            model.model_options["nmg_gradient_memory"] = self.plan
 
         def procedure(predictor, latent, _on_step):
             got.append(call(predictor))
@@ -272,7 +284,8 @@ class Differentiation:
         levels = (self.level, self.library.NoiseLevel(0.1, 1.0))
         schedule = self.library.Schedule("test", levels, levels[:1], start=1)
         conditions = {"negative": prompt or self.prompt}
-        self.runs.run_procedure(model, conditions, torch.zeros(STATE), schedule, None, procedure)
+        latent = torch.zeros_like(self.x)
+        self.runs.run_procedure(model, conditions, latent, schedule, None, procedure)
         return got[0]
 
     def ours(self, model, prompt=None):
@@ -308,7 +321,7 @@ class Differentiation:
 
     def check_slope(self, model, gradient, prompt=None, tolerance=2e-3):
         """A gradient against finite differences; float32 rounding / h is what is tolerated."""
-        direction = random_tensor(STATE, 4)
+        direction = random_tensor(self.x.shape, 4)
         expected = self.slope(model, direction, prompt)
         terms = (gradient * direction).double()
         got = float(terms.sum())

@@ -5,7 +5,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...nmg_sampler import InvalidInput, Schedule, Trajectory, TrajectoryMismatch
 from ...nmg_sampler.held_prediction import check_corrects_only
-from ...nmg_sampler.levels import state_to_k
+from .model import half_done, is_pure_noise
 from .plan import SamplingPlan
 
 # Of a latent's norm. Rounding to half precision, as files do, is below 1e-3; another picture is 1.
@@ -65,7 +65,7 @@ def check_start(
             "Connect DisableNoise.",
         )
     trajectory = plan.trajectory
-    noisiest = state_to_k(trajectory.states[-1].float(), trajectory.schedule.levels[-1])
+    noisiest = half_done(model, trajectory.states[-1].float(), trajectory.schedule.levels[-1])
     own = (plan.picture, model.model.process_latent_out(noisiest))
     given = latent.cpu().float()
     if not any(float((given - one).norm()) <= _SAME_LATENT * float(one.norm()) for one in own):
@@ -91,6 +91,12 @@ def check_free(plan: SamplingPlan, sigmas: torch.Tensor, mask: torch.Tensor | No
     if schedule.start != len(schedule.levels) - 1:
         raise _wants_our_sampler(
             "trajectory", "is entered below its last state", f"schedule '{schedule.name}'"
+        )
+    if is_pure_noise(schedule.levels[-1]):
+        raise _wants_our_sampler(
+            "trajectory",
+            "starts at pure noise, where other samplers leave nothing of a latent",
+            f"schedule '{schedule.name}'",
         )
     own = sigmas_of(schedule)
     strange = sorted(set(sigmas.tolist()) - set(own.tolist()))

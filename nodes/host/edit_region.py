@@ -9,7 +9,7 @@ from ...nmg_sampler import Branches, Prompt, Trajectory
 from ...nmg_sampler.edit_region import edit_region, region_entries
 from .branches import count_targets, one_row_per_picture
 from .maps import OnStep, look_at
-from .model import check_channels, identify
+from .model import check_channels, check_still, identify
 from .predictor import HostPredictor
 from .runs import Conditioning, check_conditioning
 
@@ -40,6 +40,7 @@ def run_edit_region(
     check_conditioning(trajectory.source, "trajectory's source prompt")
     trajectory.check_fits(identify(model))
     check_channels(model, trajectory.states[0], "trajectory")
+    check_still(model, trajectory, "NMG Edit Region")
     pictures = trajectory.shape[0]
     branches = Branches(pictures, count_targets(positive, pictures))
     entries = region_entries(trajectory.schedule, levels)

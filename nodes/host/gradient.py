@@ -9,7 +9,7 @@ The layers are the host's own; for the length of one forward pass each instance 
 operation replaced, through the door that the host itself uses for cast weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from ...nmg_sampler import NotDifferentiable
 _ABSENT = object()
 # Two attention kernels differ by less than this part of their result (sage: 8 bit integers).
 _KERNEL_DIFFERENCE = 0.1
+_STEPS = "RoundBackward", "FloorBackward", "CeilBackward", "TruncBackward", "SignBackward"
 _CONV_INPUT_GRADIENT = {
     torch.nn.Conv1d: torch.nn.grad.conv1d_input,
     torch.nn.Conv2d: torch.nn.grad.conv2d_input,
@@ -43,7 +44,7 @@ class DifferentiableLayers:
         self.roots = list(dict.fromkeys(roots))
         modules = dict.fromkeys(module for root in self.roots for module in root.modules())
         attention = comfy.ldm.modules.attention.CrossAttention
-        self.layers = [m for m in modules if isinstance(m, comfy.ops.CastWeightBiasOp)]
+        self.layers = [m for m in modules if _is_layer(m) or list(m.parameters(recurse=False))]
         self.attentions = [m for m in modules if isinstance(m, attention)]
 
     @contextmanager
@@ -53,21 +54,46 @@ class DifferentiableLayers:
         Raises:
             NotDifferentiable: a patch cuts a network, or one of its attentions, off from its input.
         """
-        patched: list[tuple[dict[str, Any], dict[str, Any]]] = []
         watches = []
         try:
             for root in self.roots:
                 watches.append(root.register_forward_hook(_refuse_cut, with_kwargs=True))
             for module in self.attentions:
                 watches += _watch_attention(module)
-            for module in self.layers:
-                patched.append(_patch(module))
-            yield
+            with differentiable(self.layers):
+                yield
         finally:
             for watch in watches:
                 watch.remove()
-            for attributes, before in reversed(patched):
-                _restore(attributes, before)
+
+
+@contextmanager
+def differentiable(layers: Iterable[torch.nn.Module]) -> Iterator[None]:
+    """These layers, and no other, differentiable in their input; as before on leaving."""
+    changed: list[Callable[[], None]] = []
+    try:
+        for module in layers:
+            changed.append(changed_attributes(module, _changes(module)))
+        yield
+    finally:
+        for undo in reversed(changed):
+            undo()
+
+
+def changed_attributes(module: torch.nn.Module, changes: dict[str, Any]) -> Callable[[], None]:
+    """Puts these on the instance, and tells how to take them off again."""
+    attributes = module.__dict__
+    before = {name: attributes.get(name, _ABSENT) for name in changes}
+    attributes.update(changes)
+
+    def undo() -> None:
+        for name, value in before.items():
+            if value is _ABSENT:
+                del attributes[name]
+            else:
+                attributes[name] = value
+
+    return undo
 
 
 def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
@@ -83,7 +109,7 @@ def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callab
 
     def attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
         theirs = None if other is None else other(own, *args, **kwargs)
-        if theirs is not None and theirs.requires_grad:
+        if theirs is not None and theirs.requires_grad and not _rounds(theirs, args[:3]):
             return theirs
         ours = own(*args, **kwargs)
         if theirs is not None and (theirs - ours).norm() > _KERNEL_DIFFERENCE * ours.norm():
@@ -95,6 +121,20 @@ def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callab
     return attention
 
 
+def _rounds(result: torch.Tensor, inputs: Iterable[torch.Tensor]) -> bool:
+    """Whether there is a step function on the way, whose slope PyTorch takes for 0."""
+    seen = {tensor.grad_fn for tensor in inputs} | {None}
+    waiting = [result.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            if node.name().startswith(_STEPS):
+                return True
+            seen.add(node)
+            waiting += [before for before, _ in node.next_functions]
+    return False
+
+
 def keep_saved(tensors_change: bool) -> AbstractContextManager[Any]:
     """Lets a forward pass write into activations that its backward pass needs.
 
@@ -103,11 +143,20 @@ def keep_saved(tensors_change: bool) -> AbstractContextManager[Any]:
     """
     if not tensors_change:
         return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda kept: kept)
+    return torch.autograd.graph.saved_tensors_hooks(copied, lambda kept: kept)
+
+
+def copied(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the same layout: kernels sum in another order for another one."""
+    if 0 in tensor.stride():
+        return tensor.clone()
+    return torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    ).copy_(tensor)
 
 
 def _refuse_cut(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-    if _needs_gradient((args, kwargs)) and not _needs_gradient(output):
+    if needs_gradient((args, kwargs)) and not needs_gradient(output):
         raise NotDifferentiable.through_patch(
             f"a {type(module).__name__} whose answer is cut off from its input"
         )
@@ -118,11 +167,11 @@ def _watch_attention(module: Any) -> list[Any]:
     asked: list[bool] = []
 
     def note(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        asked[:] = [_needs_gradient((args, kwargs))]
+        asked[:] = [needs_gradient((args, kwargs))]
 
     def refuse_cut(_: torch.nn.Module, args: Any) -> None:
         # Where another pack replaces the attention, its inputs were not seen: they need a gradient.
-        if asked != [False] and not _needs_gradient(args):
+        if asked != [False] and not needs_gradient(args):
             raise NotDifferentiable.through_patch("an attention that is cut off from its input")
 
     return [
@@ -131,40 +180,35 @@ def _watch_attention(module: Any) -> list[Any]:
     ]
 
 
-def _needs_gradient(value: Any) -> bool:
+def needs_gradient(value: Any) -> bool:
+    """Whether a tensor in there requires a gradient."""
     if isinstance(value, torch.Tensor):
         return value.requires_grad
     if isinstance(value, dict):
         value = value.values()
     elif not isinstance(value, list | tuple):
         return False
-    return any(map(_needs_gradient, value))
+    return any(map(needs_gradient, value))
 
 
-def _patch(module: torch.nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+def _is_layer(module: torch.nn.Module) -> bool:
+    """Whether it is one of the layers that the host gives weights to."""
+    return isinstance(module, comfy.ops.CastWeightBiasOp)
+
+
+def _changes(module: torch.nn.Module) -> dict[str, Any]:
+    if not _is_layer(module):
+        # A norm's weight or a table of its own: small, and autograd may want to keep it.
+        return {k: v.detach().clone() for k, v in module.named_parameters(recurse=False)}
     operation = _operation(module)
-    attributes = module.__dict__
-    changes = (
-        {}
-        if operation is None
-        else {
-            "forward_comfy_cast_weights": operation,
-            "comfy_cast_weights": True,
-            # Quantised layers: take the weight in the input's precision.
-            "comfy_force_cast_weights": True,
-        }
-    )
-    before = {name: attributes.get(name, _ABSENT) for name in changes}
-    attributes.update(changes)
-    return attributes, before
-
-
-def _restore(attributes: dict[str, Any], before: dict[str, Any]) -> None:
-    for name, value in before.items():
-        if value is _ABSENT:
-            del attributes[name]
-        else:
-            attributes[name] = value
+    if operation is None:
+        return {}
+    return {
+        "forward_comfy_cast_weights": operation,
+        "comfy_cast_weights": True,
+        # Quantised layers: take the weight in the input's precision.
+        "comfy_force_cast_weights": True,
+    }
 
 
 def _operation(module: torch.nn.Module) -> Callable[..., torch.Tensor] | None:
@@ -239,7 +283,13 @@ class _InputGradient(torch.autograd.Function):
 def _linear(
     module: torch.nn.Module, weights: _Weights, x: torch.Tensor, *_: Any, **__: Any
 ) -> torch.Tensor:
-    return _InputGradient.apply(x, module, weights, functional.linear, _linear_pullback)
+    return _InputGradient.apply(x, module, weights, _flat_linear, _linear_pullback)
+
+
+def _flat_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """functional.linear, whose result may be written into: it is a view of nothing."""
+    flat = functional.linear(x.flatten(0, -2), weight, bias)
+    return torch.ops.aten._unsafe_view(flat, (*x.shape[:-1], flat.shape[-1]))
 
 
 def _linear_pullback(_: Any, weight: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:

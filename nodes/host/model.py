@@ -14,17 +14,20 @@ from ...nmg_sampler import (
     InvalidInput,
     ModelIdentity,
     Schedule,
+    Trajectory,
+    evenly_spaced_schedule,
     official_masactrl_schedule,
     official_schedule,
     schedule_from_sigmas,
 )
+from ...nmg_sampler.levels import NoiseLevel, level_from_flow_sigma, state_to_k
 
-OFFICIAL_SCHEDULES = {
-    "official": official_schedule,
-    "official-masactrl": official_masactrl_schedule,
-}
+_OFFICIAL, _EVEN = "official", "official-masactrl"
+OFFICIAL_SCHEDULES = {_OFFICIAL: official_schedule, _EVEN: official_masactrl_schedule}
 SCHEDULES = [*OFFICIAL_SCHEDULES, *comfy.samplers.SCHEDULER_NAMES]
 
+# Of a flow's noise to its picture: above, a half-done latent of the host keeps too few digits.
+_PURE = 1e4
 # So many weight vectors, evenly spaced by name, tell models apart.
 _FINGERPRINT_WEIGHTS = 24
 
@@ -35,39 +38,65 @@ def identify(model: ModelPatcher) -> ModelIdentity:
     Raises:
         InvalidInput: the model is of a family that this pack does not support yet.
     """
-    sampling = model.get_model_object("model_sampling")
-    prediction = _prediction(sampling)
-    if prediction is None:
-        raise InvalidInput.of(
-            "model",
-            "is of a family that is not supported yet",
-            f"{type(model.model).__name__} ({_sampling_name(sampling)})",
-            "a model with eps or v prediction: SD 1.x, SD 2.x or SDXL",
-            "Load a checkpoint of one of these families.",
-        )
+    family, prediction = _family(model)
     latent_format = type(model.get_model_object("latent_format")).__name__
-    return ModelIdentity(Family.VP, prediction, latent_format, _fingerprint(model))
+    return ModelIdentity(family, prediction, latent_format, _fingerprint(model))
 
 
 def make_schedule(model: ModelPatcher, name: str, steps: int) -> Schedule:
     """The schedule called `name` over the model's own noise levels.
 
     Raises:
-        InvalidInput: steps < 1, or more than the model has timesteps.
+        InvalidInput: steps < 1, or more than the model has timesteps, or the model has no such
+            schedule or is of no supported family.
     """
     if steps < 1:
         raise InvalidInput.of("steps", "are too few", steps, "1 or more", "50 is usual.")
+    family, _ = _family(model)
     sampling = model.get_model_object("model_sampling")
-    if name in OFFICIAL_SCHEDULES:
+    if name not in OFFICIAL_SCHEDULES:
+        sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps)
+        return schedule_from_sigmas(name, sigmas.tolist(), family)
+    if family is Family.VP:
         alphas_bar = 1.0 / (1.0 + sampling.sigmas.double() ** 2)
         return OFFICIAL_SCHEDULES[name](alphas_bar.tolist(), steps)
-    sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps)
-    return schedule_from_sigmas(name, sigmas.tolist())
+    if name == _OFFICIAL:
+        raise InvalidInput.of(
+            "schedule",
+            "is that of a code for Stable Diffusion 1.x",
+            f"{name!r} with a flow model ({_model_name(model)})",
+            f"{_EVEN!r} or a scheduler of ComfyUI",
+            f"Choose {_EVEN!r}.",
+        )
+    table = [level_from_flow_sigma(sigma) for sigma in sampling.sigmas.tolist()]
+    return evenly_spaced_schedule(name, table, steps)
 
 
-def make_custom_schedule(sigmas: torch.Tensor) -> Schedule:
-    """The schedule of a SIGMAS input, noisiest first."""
-    return schedule_from_sigmas("custom", sigmas.flatten().tolist())
+def make_custom_schedule(model: ModelPatcher, sigmas: torch.Tensor) -> Schedule:
+    """The schedule of a SIGMAS input, noisiest first.
+
+    Raises:
+        InvalidInput: they are no levels of the model, or it is of no supported family.
+    """
+    return schedule_from_sigmas("custom", sigmas.flatten().tolist(), _family(model)[0])
+
+
+def half_done(model: ModelPatcher, state: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+    """A state as the host keeps half-done latents, for a sampler that goes on from there.
+
+    Of a flow the host divides by 1 - sigma, and a sampler multiplies by it. At pure noise that
+    leaves nothing to go on from: there the state is left as it is.
+    """
+    x = state_to_k(state, level)
+    if is_pure_noise(level):
+        return x
+    sampling = model.get_model_object("model_sampling")
+    return sampling.inverse_noise_scaling(torch.tensor(level.k_sigma), x)
+
+
+def is_pure_noise(level: NoiseLevel) -> bool:
+    """Whether a latent at this level of a flow, as the host scales it, would be rounding alone."""
+    return level.family is Family.FLOW and level.noise_ratio > _PURE
 
 
 def check_channels(model: ModelPatcher, latent: torch.Tensor, name: str = "latent_image") -> None:
@@ -97,16 +126,47 @@ def check_channels(model: ModelPatcher, latent: torch.Tensor, name: str = "laten
         )
 
 
-def _prediction(sampling: Any) -> str | None:
-    """ "eps", "v" or None: what the host's class of noise levels and predictions means."""
+def check_still(model: ModelPatcher, trajectory: Trajectory, feature: str) -> None:
+    """Raises InvalidInput if the trajectory is of videos, which the feature cannot serve."""
+    if len(trajectory.shape) != 4:
+        raise InvalidInput.of(
+            "trajectory",
+            f"is of a video, and {feature} works on still pictures",
+            f"{_model_name(model)}, latents {trajectory.shape}",
+            "(batch, channels, height, width)",
+            "Use a model for still pictures, or leave it out.",
+        )
+
+
+def _family(model: ModelPatcher) -> tuple[Family, str]:
+    """What the host's class of noise levels and predictions means: family and prediction."""
+    sampling = model.get_model_object("model_sampling")
     kinds = comfy.model_sampling
+    # Some classes below these scale the network's input, or read its answer, in a way of their own.
+    flow = isinstance(sampling, kinds.CONST) and _inherits(
+        sampling, kinds.CONST, "calculate_input", "calculate_denoised"
+    )
+    if flow:
+        return Family.FLOW, "flow"
     scaled = isinstance(sampling, kinds.EPS) and sampling.sigma_data == 1.0
-    # Some classes below EPS feed the network without scaling: another family.
-    if not scaled or type(sampling).calculate_input is not kinds.EPS.calculate_input:
-        return None
-    if isinstance(sampling, kinds.EDM):
-        return None
-    return "v" if isinstance(sampling, kinds.V_PREDICTION) else "eps"
+    if scaled and _inherits(sampling, kinds.EPS, "calculate_input"):
+        if not isinstance(sampling, kinds.EDM):
+            return Family.VP, "v" if isinstance(sampling, kinds.V_PREDICTION) else "eps"
+    raise InvalidInput.of(
+        "model",
+        "is of a family that is not supported",
+        f"{_model_name(model)} ({_sampling_name(sampling)})",
+        "a model with eps or v prediction, or a flow: SD 1.x, SD 2.x, SDXL, SD 3, Flux, WAN, LTX",
+        "Load a checkpoint of one of these families.",
+    )
+
+
+def _inherits(sampling: Any, kind: type, *names: str) -> bool:
+    return all(getattr(type(sampling), name) is getattr(kind, name) for name in names)
+
+
+def _model_name(model: ModelPatcher) -> str:
+    return type(model.model).__name__
 
 
 def _sampling_name(sampling: Any) -> str:

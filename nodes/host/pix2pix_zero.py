@@ -3,13 +3,14 @@
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 
 from ...nmg_sampler import EditorRun, Run
 from ...nmg_sampler.attention_distance import map_bytes
-from ...nmg_sampler.pix2pix_zero import Pix2PixZero
+from ...nmg_sampler.pix2pix_zero import Pix2PixZero, Pix2PixZeroRun
 from .attention import attention_layers
 
 
@@ -27,7 +28,18 @@ class HostPix2PixZero(Pix2PixZero):
                 " for the backward pass.",
                 megabytes,
             )
-        return super().begin(run)
+        return _HostRun(self, run)
+
+
+class _HostRun(Pix2PixZeroRun):
+    """The library's run; a gradient that does not fit into memory is made anew by a smaller plan.
+
+    Its loss grows in the middle of the network's pass, so the whole of it is made again.
+    """
+
+    def gradient(self, *args: Any) -> torch.Tensor:
+        memory = self.run.predictor.gradients.memory
+        return memory.attempt(lambda: super(_HostRun, self).gradient(*args))
 
 
 def cross_attention_sizes(network: torch.nn.Module, latent: Sequence[int]) -> list[tuple[int, int]]:

@@ -15,7 +15,6 @@ from ...nmg_sampler import (
     Branches,
     Guided,
     NoiseLevel,
-    NotDifferentiable,
     Prompt,
     PromptEmbedding,
     Rows,
@@ -23,12 +22,12 @@ from ...nmg_sampler import (
 from ...nmg_sampler.levels import eps_to_x0, state_to_k, x0_to_eps
 from .attention import AttentionLayers, EditedAttention, attention_layers
 from .branches import merge
-from .embedding import embedding_of, own, with_embedding
-from .gradient import DifferentiableLayers, attention_with_backward, keep_saved
+from .compiled import uncompiled
+from .embedding import embedding_of, with_embedding
+from .gradient_pass import GradientPasses
 
 _CALC = "sampler_calc_cond_batch_function"
 _POST = "sampler_post_cfg_function"
-_OVERRIDE = "optimized_attention_override"
 
 
 @dataclass
@@ -72,7 +71,6 @@ class HostPredictor:
         self.branches = branches
         self.columns = columns
         self.cost = Cost()
-        self._own_conditions: dict[Prompt, list[dict[str, Any]]] = {}
         # What the branches named by `rows` are guided to, by the host's name for it: positive.
         self._texts = {Rows.TARGETS: guider.conds.get(Prompt.POSITIVE.value)}
         self._texts[Rows.ALL] = self._texts[Rows.TARGETS]
@@ -102,7 +100,10 @@ class HostPredictor:
         asked = x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
         with self._edited(attention, rows) as options:
             if torch.is_grad_enabled() and asked:
-                denoised = self._differentiable(x_k, sigma, prompt, embedding, options)
+                denoised = self.gradients.denoised(
+                    x_k, sigma, prompt, embedding, options, collects=attention is not None
+                )
+                self.cost.backward_rows += len(x) // self.branches.pictures
             else:
                 conditions = self._conditions(prompt, embedding)
                 denoised = self._predict(prompt, conditions, x_k, sigma, options)
@@ -182,7 +183,8 @@ class HostPredictor:
             rows, self.columns[self.branches.with_source :]
         )
         edited = EditedAttention(attention, branches, columns, self._attention_layers)
-        return edited.inside(self.guider.inner_model.diffusion_model, self.model_options)
+        options = uncompiled(self.model_options)
+        return edited.inside(self.guider.inner_model.diffusion_model, options)
 
     @cached_property
     def _attention_layers(self) -> AttentionLayers:
@@ -212,52 +214,9 @@ class HostPredictor:
         return comfy.samplers.calc_cond_batch(model, both, x_k, sigma, options)[place]
 
     @cached_property
-    def _layers(self) -> DifferentiableLayers:
-        others = [patcher.model for patcher in self.guider.loaded_models]
-        return DifferentiableLayers(self.guider.inner_model.diffusion_model, *others)
-
-    def _differentiable(
-        self,
-        x_k: torch.Tensor,
-        sigma: torch.Tensor,
-        prompt: Prompt,
-        embedding: PromptEmbedding | None,
-        options: dict[str, Any],
-    ) -> torch.Tensor:
-        # The multi-GPU path runs without gradients: this pass takes the single-device one.
-        options = {k: v for k, v in options.items() if k != "multigpu_clones"}
-        transformer_options = options.get("transformer_options", {})
-        other = transformer_options.get(_OVERRIDE)
-        options["transformer_options"] = {
-            **transformer_options,
-            _OVERRIDE: attention_with_backward(other),
-        }
-        if prompt not in self._own_conditions:
-            self._own_conditions[prompt] = own(self.guider.conds[prompt.value])
-        conditions = self._own_conditions[prompt]
-        if embedding is not None:
-            conditions = with_embedding(conditions, prompt, embedding)
-        if len({condition.get("hooks") for condition in conditions}) > 1:
-            raise NotDifferentiable(
-                "gradient 'full' is not possible with different LoRA hooks in one prompt: the host"
-                " changes the weights between them. Got more than one; expected the same hooks on"
-                " every part of the unconditional prompt. Use gradient 'direct', or a LoRA loader."
-            )
-        changed = bool(transformer_options.get("patches")) or any(
-            "control" in condition for condition in conditions
-        )
-        try:
-            with self._layers.prepared(), keep_saved(changed):
-                denoised = self._predict(prompt, conditions, x_k, sigma, options)
-        except RuntimeError as error:
-            if "nference tensor" not in str(error) and "inplace" not in str(error):
-                raise
-            text = str(error).splitlines()[0]
-            raise NotDifferentiable.through_patch(f"'{text}'") from error
-        if not denoised.requires_grad:
-            raise NotDifferentiable.through_patch("a prediction that is cut off from its input")
-        self.cost.backward_rows += len(x_k) // self.branches.pictures
-        return denoised
+    def gradients(self) -> GradientPasses:
+        """The differentiable predictions of this run."""
+        return GradientPasses(self.guider, self._predict)
 
 
 def _sigma(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:

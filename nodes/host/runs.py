@@ -19,8 +19,7 @@ from ...nmg_sampler import (
     Trajectory,
     invert,
 )
-from ...nmg_sampler.levels import state_to_k
-from .model import check_channels, identify
+from .model import check_channels, half_done, identify
 from .plan import Conditioning, SamplingPlan, check_conditioning, latent_mask, plan_sampling
 from .predictor import Cost, HostPredictor
 from .preview import side_by_side
@@ -37,8 +36,8 @@ def run_inversion(
     """Inverts a LATENT under the source prompt; the last two arguments as `invert` takes them.
 
     Returns:
-        the trajectory; its noisiest state as a LATENT's samples (sigma-scaled, as samplers of the
-        host keep half-done latents); what the run cost.
+        the trajectory; its noisiest state as a LATENT's samples (scaled as the host's samplers keep
+        half-done latents, see `half_done`); what the run cost.
 
     Raises:
         InvalidInput: latent, conditioning or model cannot be used.
@@ -54,7 +53,7 @@ def run_inversion(
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
         states = invert(x, schedule, predictor, on_step, regularize, refine_iterations)
         made.append(Trajectory(states, schedule, identity, source, mask))
-        return state_to_k(states[-1], schedule.levels[-1])
+        return half_done(model, states[-1], schedule.levels[-1])
 
     noisiest, cost = run_procedure(
         model, {Prompt.SOURCE.value: source}, samples, schedule, mask, procedure

@@ -11,6 +11,7 @@ from host_models import (
     FLOAT32,
     LORA,
     STATE,
+    Differentiation,
     add_lora,
     make_patcher,
     parity_network,
@@ -29,6 +30,12 @@ HALF = {torch.float16: 1e-2, torch.bfloat16: 8e-2}
 def two():
     """The network most tests share, made in inference mode as the host makes its models."""
     return parity_network("two")
+
+
+@pytest.fixture(params=["keep", "blocks"])
+def differentiation(pack, request):
+    """Each test here is one for either plan of memory."""
+    return Differentiation(request.param)
 
 
 @pytest.fixture
@@ -270,6 +277,48 @@ def test_a_backend_without_backward_that_another_pack_put_in_changes_nothing(
     agrees(differentiation.ours(model), plain)
 
 
+def rounded(q, k, v):
+    """Queries and keys of 8 bits, as sage has them."""
+
+    def whole(x):
+        scale = x.abs().amax(-1, keepdim=True) / 127
+        return (x / scale).round() * scale
+
+    return whole(q), whole(k), v
+
+
+@pytest.mark.parametrize("graph", [False, True], ids=["no graph", "graph with steps"])
+def test_a_backend_that_rounds_to_whole_numbers_changes_nothing(
+    differentiation, plain, attention, graph
+):
+    """With PyTorch's own rounding there is a graph, and its slope is 0 nearly everywhere."""
+
+    def kernel(_chosen, q, k, v, heads, *args, **kwargs):
+        with torch.set_grad_enabled(graph and torch.is_grad_enabled()):
+            return attention.attention_pytorch(*rounded(q, k, v), heads, *args, **kwargs)
+
+    model = two().clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = kernel
+    agrees(differentiation.ours(model), plain)
+
+
+def test_predictions_without_a_gradient_take_the_backend_that_the_user_chose(
+    differentiation, attention, monkeypatch
+):
+    calls = []
+
+    def chosen(q, k, v, heads, *args, **kwargs):
+        calls.append(q.requires_grad)
+        return attention.attention_pytorch(q, k, v, heads, *args, **kwargs)
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.wrap_attn(chosen))
+    differentiation.predictions(two(), [differentiation.x])
+    assert len(calls) > 0
+    calls.clear()
+    differentiation.ours(two())
+    assert calls == []
+
+
 def test_an_attention_override_that_changes_the_result_is_followed_or_refused(
     differentiation, library, attention
 ):
@@ -418,6 +467,7 @@ def test_no_weight_gets_a_gradient_a_copy_or_a_place_in_the_graph(differentiatio
     differentiation.ours(model)
     parameters = dict(model.model.named_parameters())
     places = {name: value.data_ptr() for name, value in parameters.items()}
+    wanted = {name: value.requires_grad for name, value in parameters.items()}
     storages = {value.untyped_storage().data_ptr() for value in parameters.values()}
     saved = []
 
@@ -430,7 +480,8 @@ def test_no_weight_gets_a_gradient_a_copy_or_a_place_in_the_graph(differentiatio
     assert saved
     assert not storages & set(saved), "the graph holds a weight, not a copy or a question"
     assert {name: p.data_ptr() for name, p in model.model.named_parameters()} == places
-    assert all(p.grad is None and not p.requires_grad for p in model.model.parameters())
+    assert all(p.grad is None for p in model.model.parameters())
+    assert {name: p.requires_grad for name, p in model.model.named_parameters()} == wanted
 
 
 def test_nothing_grows_from_run_to_run(differentiation):
@@ -461,6 +512,8 @@ def test_a_batch_of_two_has_the_gradients_of_its_samples(differentiation):
 def test_the_multi_gpu_path_which_has_no_gradients_is_not_taken(differentiation, plain):
     model = two().clone()
     samplers = importlib.import_module("comfy.samplers")
+    if not hasattr(samplers, "_calc_cond_batch_multigpu"):
+        pytest.skip("this ComfyUI has no multi-GPU path")
     seen = []
     original = samplers._calc_cond_batch_multigpu
 

@@ -9,143 +9,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from host_contract import CONTRACTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The public interface that shared workflow files depend on: inputs in order, outputs, types.
-INPUTS = {
-    "NMGInvert": ["model", "positive", "latent_image", "steps", "schedule", "sigmas"],
-    "NMGSample": [
-        "model",
-        "trajectory",
-        "positive",
-        "negative",
-        "text_scale",
-        "noise_map_scale",
-        "gradient_scale",
-        "mode",
-        "guidance",
-        "editor",
-        "mask",
-    ],
-    "NMGGuidance": [
-        "mode",
-        "gradient",
-        "loss",
-        "reference",
-        "noise_map_scale",
-        "gradient_scale",
-        "start",
-        "end",
-    ],
-    "NMGPromptToPrompt": [
-        "clip",
-        "source_prompt",
-        "target_prompt",
-        "mode",
-        "cross_replace",
-        "self_replace",
-        "blend_words",
-        "reweight",
-    ],
-    "NMGMasaCtrl": ["start_step", "start_layer", "source_mask", "target_mask"],
-    "NMGSaveTrajectory": ["trajectory", "filename_prefix"],
-    "NMGLoadTrajectory": ["file"],
-    "NMGDemoModel": [],
-}
-OPTIONAL = {
-    "NMGInvert": {"sigmas"},
-    "NMGSample": {"guidance", "editor", "mask"},
-    "NMGMasaCtrl": {"source_mask", "target_mask"},
-}
-TYPES = {
-    "model": "MODEL",
-    "positive": "CONDITIONING",
-    "negative": "CONDITIONING",
-    "latent_image": "LATENT",
-    "steps": "INT",
-    "schedule": "COMBO",
-    "sigmas": "SIGMAS",
-    "trajectory": "NMG_TRAJECTORY",
-    "text_scale": "FLOAT",
-    "noise_map_scale": "FLOAT",
-    "gradient_scale": "FLOAT",
-    "mode": "COMBO",
-    "guidance": "NMG_GUIDANCE",
-    "editor": "NMG_EDITOR",
-    "mask": "MASK",
-    "gradient": "COMBO",
-    "loss": "COMBO",
-    "reference": "COMBO",
-    "start": "FLOAT",
-    "end": "FLOAT",
-    "start_step": "INT",
-    "start_layer": "INT",
-    "source_mask": "MASK",
-    "target_mask": "MASK",
-    "clip": "CLIP",
-    "source_prompt": "STRING",
-    "target_prompt": "STRING",
-    "cross_replace": "FLOAT",
-    "self_replace": "FLOAT",
-    "blend_words": "STRING",
-    "reweight": "STRING",
-    "filename_prefix": "STRING",
-    "file": "COMBO",
-}
-OUTPUTS = {
-    "NMGInvert": [("trajectory", "NMG_TRAJECTORY"), ("latent", "LATENT")],
-    "NMGSample": [("latent", "LATENT"), ("source", "LATENT")],
-    "NMGGuidance": [("guidance", "NMG_GUIDANCE")],
-    "NMGPromptToPrompt": [("editor", "NMG_EDITOR"), ("alignment", "STRING")],
-    "NMGMasaCtrl": [("editor", "NMG_EDITOR")],
-    "NMGSaveTrajectory": [("path", "STRING")],
-    "NMGLoadTrajectory": [("trajectory", "NMG_TRAJECTORY")],
-    "NMGDemoModel": [("model", "MODEL"), ("clip", "CLIP"), ("vae", "VAE")],
-}
-DISPLAY = {
-    "NMGInvert": "NMG Invert",
-    "NMGSample": "NMG Sample",
-    "NMGGuidance": "NMG Guidance",
-    "NMGPromptToPrompt": "Prompt-to-Prompt",
-    "NMGMasaCtrl": "MasaCtrl",
-    "NMGSaveTrajectory": "Save NMG Trajectory",
-    "NMGLoadTrajectory": "Load NMG Trajectory",
-    "NMGDemoModel": "NMG Demo Model",
-}
 OPTIONS = {
     ("NMGSample", "mode"): ["official", "fused"],
     ("NMGGuidance", "mode"): ["official", "fused"],
     ("NMGPromptToPrompt", "mode"): ["auto", "replace", "refine"],
     ("NMGGuidance", "gradient"): ["full", "direct"],
     ("NMGGuidance", "loss"): ["l1", "l2", "smooth_l1"],
+    ("NMGGradientMemory", "plan"): ["auto", "keep", "blocks"],
 }
-CONTRACT = pytest.mark.parametrize("name", INPUTS)
+CONTRACT = pytest.mark.parametrize("name", CONTRACTS)
 
 
 @pytest.fixture
 def schemas(nodes):
     return {name: node.GET_SCHEMA() for name, node in nodes.items()}
-
-
-@pytest.fixture
-def host_loader(pack):
-    """The host's own loader on this checkout; its tables as they were afterwards."""
-    host = importlib.import_module("nodes")
-    tables = [
-        host.NODE_CLASS_MAPPINGS,
-        host.NODE_DISPLAY_NAME_MAPPINGS,
-        host.EXTENSION_WEB_DIRS,
-        host.LOADED_MODULE_DIRS,
-    ]
-    before = [dict(table) for table in tables]
-    modules = set(sys.modules)
-    yield host
-    for table, kept in zip(tables, before, strict=True):
-        table.clear()
-        table.update(kept)
-    for name in set(sys.modules) - modules:
-        del sys.modules[name]
 
 
 def test_the_host_loads_the_pack_without_a_warning(host_loader, nodes, caplog):
@@ -155,8 +36,8 @@ def test_the_host_loads_the_pack_without_a_warning(host_loader, nodes, caplog):
     assert [record.getMessage() for record in caplog.records] == []
     assert sys.path == path
     assert set(nodes) <= set(host_loader.NODE_CLASS_MAPPINGS)
-    for name, shown in DISPLAY.items():
-        assert host_loader.NODE_DISPLAY_NAME_MAPPINGS[name] == shown
+    for name, contract in CONTRACTS.items():
+        assert host_loader.NODE_DISPLAY_NAME_MAPPINGS[name] == contract.display_name
     assert any(Path(folder) == ROOT / "web" for folder in host_loader.EXTENSION_WEB_DIRS.values())
 
 
@@ -172,32 +53,33 @@ def test_the_older_interface_is_absent(pack):
     assert not hasattr(pack, "NODE_DISPLAY_NAME_MAPPINGS")
 
 
+def test_every_node_has_a_contract(nodes):
+    assert CONTRACTS.keys() == nodes.keys()
+
+
 @CONTRACT
 def test_inputs_have_the_names_order_and_types_of_the_contract(schemas, name):
     inputs = schemas[name].inputs
-    assert [given.id for given in inputs][: len(INPUTS[name])] == INPUTS[name]
-    for given in inputs[: len(INPUTS[name])]:
-        assert given.get_io_type() == TYPES[given.id]
-        assert given.optional == (given.id in OPTIONAL.get(name, set()))
+    got = [f"{one.id}{'?' if one.optional else ''} {one.get_io_type()}" for one in inputs]
+    assert got[: len(CONTRACTS[name].inputs)] == CONTRACTS[name].inputs
 
 
 @CONTRACT
 def test_inputs_beyond_the_contract_are_optional(schemas, name):
-    assert all(given.optional for given in schemas[name].inputs[len(INPUTS[name]) :])
+    assert all(given.optional for given in schemas[name].inputs[len(CONTRACTS[name].inputs) :])
 
 
 @CONTRACT
 def test_outputs_have_the_order_of_the_contract(schemas, name):
-    got = [(output.id, output.get_io_type()) for output in schemas[name].outputs]
-    shown = [output.display_name or output.id for output in schemas[name].outputs]
-    assert got == OUTPUTS[name]
-    assert shown == [output for output, _ in OUTPUTS[name]]
+    outputs = schemas[name].outputs
+    assert [f"{one.id} {one.get_io_type()}" for one in outputs] == CONTRACTS[name].outputs
+    assert all(one.display_name in (None, one.id) for one in outputs)
 
 
 @CONTRACT
 def test_it_has_the_display_name_of_the_contract(schemas, name):
     assert schemas[name].node_id == name
-    assert schemas[name].display_name == DISPLAY[name]
+    assert schemas[name].display_name == CONTRACTS[name].display_name
 
 
 @pytest.mark.parametrize(("name", "given"), OPTIONS, ids=str)

@@ -41,7 +41,7 @@ from nmg_sampler.edit_friendly import (
     skip_noisiest,
 )
 from nmg_sampler.guidance import STEP_NOISE
-from nmg_sampler.levels import ddim_step
+from nmg_sampler.levels import Family, ddim_step
 
 SHAPE = (2, 3, 5, 4)
 STEPS = 8
@@ -188,8 +188,9 @@ def test_another_prompt_or_scale_is_another_picture():
 def test_what_is_skipped_costs_nothing_and_the_rest_is_the_same(schedule):
     whole, predictor = make(schedule), SmoothNoise()
     cut = make(schedule, 3, predictor=predictor)
-    assert predictor.rows == [2 * len(noise(*SHAPE))] * (STEPS - 3)
-    assert [call.level for call in predictor.calls] == list(schedule.levels[STEPS - 3 : 0 : -1])
+    # Nor does the last step: it leads to the picture, and its noise is zeroed.
+    assert predictor.rows == [2 * len(noise(*SHAPE))] * (STEPS - 4)
+    assert [call.level for call in predictor.calls] == list(schedule.levels[STEPS - 3 : 1 : -1])
     assert cut.schedule.levels == schedule.levels[: STEPS - 2]
     torch.testing.assert_close(cut.states, whole.states[: STEPS - 2], **EXACT)
     torch.testing.assert_close(
@@ -203,7 +204,13 @@ def test_what_is_skipped_costs_nothing_and_the_rest_is_the_same(schedule):
 def test_at_a_scale_of_one_a_step_costs_one_row():
     predictor = SmoothNoise()
     make(scale=1.0, predictor=predictor)
-    assert predictor.rows == [2] * STEPS
+    assert predictor.rows == [2] * (STEPS - 1)
+
+
+def test_the_schedule_of_a_flow_is_refused():
+    flow = schedule_from_sigmas("simple", [1.0, 0.6, 0.0], Family.FLOW)
+    with pytest.raises(InvalidInput, match=r"^Edit-Friendly Inversion needs.* Got a flow model;"):
+        skip_noisiest(flow, 0)
 
 
 @pytest.mark.parametrize(

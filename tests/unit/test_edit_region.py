@@ -15,6 +15,7 @@ from toys import (
 )
 
 from nmg_sampler import (
+    Family,
     InvalidInput,
     NotFinite,
     Prompt,
@@ -84,13 +85,14 @@ def test_of_fifty_steps_levels_15_to_31_are_looked_at():
         official_schedule(training_levels(), 20),
         official_masactrl_schedule(training_levels(), 200),
         schedule_from_sigmas("x", [*geometric_sigmas(40), 0.0]),
+        schedule_from_sigmas("x", [1 - k / 40 for k in range(41)], Family.FLOW),
     ],
-    ids=["official", "many", "to no noise"],
+    ids=["official", "many", "to no noise", "flow"],
 )
 def test_other_schedules_are_looked_at_where_they_are_as_noisy(schedule):
     entries = region_entries(schedule, 5)
     assert len(entries) == 5
-    ratios = [schedule.levels[entry].k_sigma for entry in entries]
+    ratios = [schedule.levels[entry].noise_ratio for entry in entries]
     assert ratios == sorted(ratios)
     assert ratios[0] == pytest.approx(0.78, rel=0.25)
     assert ratios[-1] == pytest.approx(2.29, rel=0.25)

@@ -32,7 +32,7 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.levels import ddim_step, level_from_k_sigma, step_factors
+from nmg_sampler.levels import Family, ddim_step, level_from_k_sigma, step_factors
 from nmg_sampler.regularization import NoiseRegularization
 
 ALPHAS_BAR = training_levels()
@@ -487,4 +487,11 @@ def test_fewer_refinements_than_none_are_refused():
     predictor = SmoothNoise()
     with pytest.raises(InvalidInput, match=r"^refine_iterations .*Got -1;"):
         invert(noise(*SHAPE), SCHEDULES["sigmas"], predictor, refine_iterations=-1)
+    assert predictor.calls == []
+
+
+def test_the_velocity_of_a_flow_is_not_made_white():
+    predictor, schedule = SmoothNoise(), schedule_from_sigmas("x", [1.0, 0.5, 0.0], Family.FLOW)
+    with pytest.raises(InvalidInput, match=r"^regularize .*velocity. Got a flow model;"):
+        invert(noise(*SHAPE), schedule, predictor, regularize=torch.neg)
     assert predictor.calls == []

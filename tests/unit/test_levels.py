@@ -8,11 +8,14 @@ from toys import noise
 
 from nmg_sampler import InvalidInput, NoiseLevel
 from nmg_sampler.levels import (
+    Family,
     ddim_step,
     eps_to_x0,
     k_to_state,
     level_from_alpha_bar,
+    level_from_flow_sigma,
     level_from_k_sigma,
+    level_from_sigma,
     state_to_k,
     step_factors,
     x0_to_eps,
@@ -23,7 +26,7 @@ EXACT = {"rtol": 0, "atol": 1e-12}
 
 SIGMAS = [0.0, 0.0292, 0.3439, 1.6183, 14.615]
 NOISY = SIGMAS[1:]
-FLOW = NoiseLevel(0.25, 0.75)  # alpha + sigma = 1: the converters know no family
+FLOW = level_from_flow_sigma(0.75)
 
 
 @pytest.mark.parametrize("sigma", SIGMAS)
@@ -127,3 +130,42 @@ def test_an_impossible_level_is_refused_with_both_numbers(alpha, sigma):
 def test_a_sigma_that_gives_no_level_is_refused(sigma):
     with pytest.raises(InvalidInput, match="noise level"):
         level_from_k_sigma(sigma)
+
+
+# --- Rectified flow ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.001, 0.3, 0.75, 1.0])
+def test_a_flow_state_is_the_picture_and_the_velocity(sigma):
+    """(1 - sigma) x0 + sigma noise, in the place of eps the velocity: at pure noise as well."""
+    x0, white, level = noise(1, 2, 3, 3), noise(1, 2, 3, 3, seed=1), level_from_flow_sigma(sigma)
+    state = (1 - sigma) * x0 + sigma * white
+    torch.testing.assert_close(eps_to_x0(state, white - x0, level), x0, **EXACT)
+    assert level.k_sigma == sigma
+    assert torch.equal(state_to_k(state, level), state)
+
+
+@pytest.mark.parametrize(("start", "end"), [(1.0, 0.9), (0.3, 0.0), (0.2, 0.7)])
+def test_a_ddim_step_of_a_flow_is_an_euler_step(start, end):
+    x, velocity = noise(2, 3, 4, 4), noise(2, 3, 4, 4, seed=1)
+    reached = ddim_step(x, velocity, level_from_flow_sigma(start), level_from_flow_sigma(end))
+    torch.testing.assert_close(reached, x + (end - start) * velocity, **EXACT)
+
+
+def test_a_level_knows_its_family_and_how_much_noise_there_is():
+    assert level_from_k_sigma(2.0).family is Family.VP
+    assert level_from_flow_sigma(2 / 3).family is Family.FLOW
+    assert level_from_k_sigma(2.0).noise_ratio == pytest.approx(2)
+    assert level_from_flow_sigma(2 / 3).noise_ratio == pytest.approx(2)
+    assert level_from_flow_sigma(1.0).noise_ratio == math.inf
+    assert level_from_flow_sigma(0.0).noise_ratio == level_from_k_sigma(0.0).noise_ratio == 0
+
+
+def test_a_sigma_means_a_level_of_its_family():
+    assert level_from_sigma(0.5, Family.VP) == level_from_k_sigma(0.5)
+    assert level_from_sigma(0.5, Family.FLOW) == level_from_flow_sigma(0.5)
+
+
+def test_a_flow_has_no_more_than_pure_noise():
+    with pytest.raises(InvalidInput, match=r"above that of pure noise. Got 1\.01; expected 0 to 1"):
+        level_from_flow_sigma(1.01)

@@ -584,6 +584,21 @@ def test_blend_without_a_mask_changes_no_bit():
     assert torch.equal(*results)
 
 
+@modes
+@gradients
+@pytest.mark.parametrize("text_scale", [1.0, TEXT_SCALE], ids=str)
+def test_a_mask_that_leaves_no_weight_costs_what_a_scale_of_zero_costs(mode, gradient, text_scale):
+    trajectory, white = make(), torch.ones(1, 1, *SHAPE[2:], dtype=torch.float64)
+    results, asked = [], []
+    for strength in (0.0, 0.7):
+        predictor = SmoothNoise(0.5)
+        guidance = method(strength, mode, gradient, inside=0.0)
+        results.append(sample(trajectory, predictor, guidance, text_scale, mask=white))
+        asked.append((predictor.calls, predictor.backward_passes))
+    assert asked[0] == asked[1]
+    assert torch.equal(*results)
+
+
 # --- Over the run --------------------------------------------------------------------------------
 
 

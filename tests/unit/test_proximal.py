@@ -379,6 +379,19 @@ def test_it_costs_what_text_guidance_costs_and_one_row_more_at_scale_one():
     assert edit(trajectory, ProximalGuidance(), text_scale=1.0)[2].rows == [2, 2] * STEPS
 
 
+def test_at_scale_one_a_step_that_takes_nothing_out_and_draws_nothing_asks_for_no_row_more():
+    trajectory = make()
+    off = ProximalGuidance(**NONE, recon_strength=0.0)
+    edited, _, predictor = edit(trajectory, off, text_scale=1.0)
+    assert predictor.rows == [2] * STEPS
+    assert torch.equal(edited, edit(trajectory, NegativePromptGuidance(), text_scale=1.0)[0])
+    # Where it draws, it has to know what is edited.
+    late = ProximalGuidance(**NONE, recon_start=0.5)
+    assert edit(trajectory, late, text_scale=1.0)[2].rows == [2] * 3 + [2, 2] * 3
+    mask = torch.zeros(1, 1, *SHAPE[2:], dtype=torch.float64)
+    assert edit(trajectory, off, text_scale=1.0, mask=mask)[2].rows == [2, 2] * STEPS
+
+
 def test_a_method_serves_many_runs_and_keeps_nothing_of_them():
     guidance, one, other = ProximalGuidance(), make(), make((1, 4, 5, 3))
     first = edit(one, guidance)[0]

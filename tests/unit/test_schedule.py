@@ -9,11 +9,17 @@ from toys import training_levels
 from nmg_sampler import (
     InvalidInput,
     Schedule,
+    evenly_spaced_schedule,
     official_masactrl_schedule,
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.levels import level_from_alpha_bar, level_from_k_sigma
+from nmg_sampler.levels import (
+    Family,
+    level_from_alpha_bar,
+    level_from_flow_sigma,
+    level_from_k_sigma,
+)
 
 ALPHAS_BAR = training_levels()
 
@@ -153,6 +159,21 @@ def test_more_masactrl_steps_than_timesteps_above_the_first_are_refused():
 def test_sigmas_that_are_no_schedule_are_refused_with_number_and_place(sigmas, got):
     with pytest.raises(InvalidInput, match=f"^sigmas .*{got}"):
         schedule_from_sigmas("custom", sigmas)
+
+
+def test_the_sigmas_of_a_flow_become_its_levels():
+    schedule = schedule_from_sigmas("simple", [1.0, 0.6, 0.0], Family.FLOW)
+    assert schedule.levels == tuple(map(level_from_flow_sigma, [0.0, 0.6, 1.0]))
+    assert schedule.family is Family.FLOW
+    assert schedule_from_sigmas("simple", [1.0, 0.6, 0.0]).family is Family.VP
+
+
+def test_a_flow_has_evenly_spaced_levels_as_stable_diffusion_has():
+    table = [level_from_flow_sigma((k + 1) / 1000) for k in range(1000)]
+    schedule = evenly_spaced_schedule("official-masactrl", table, 50)
+    assert schedule.levels == tuple(table[t] for t in [0, *range(1, 982, 20)])
+    assert schedule.query_levels == schedule.levels[1:]
+    assert schedule.levels[-1].sigma < 1
 
 
 LEVELS = tuple(map(level_from_k_sigma, [0.1, 1.0, 5.0]))

@@ -1,0 +1,382 @@
+"""Every model family, as the host loads it: detected, inverted, sampled, differentiated."""
+
+import importlib
+
+import pytest
+import torch
+from family_models import FLOWS, MODELS, SDXL, VIDEOS
+from host_models import Differentiation, conditioning, first, random_tensor, relative, sdxl_network
+
+EVERY = sorted(MODELS)
+# SD 2.x has the network of SD 1.x: where that is all that matters, once is enough.
+NETWORKS = [name for name in EVERY if not name.startswith("SD 2.x")]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def loaded(pack):
+    """The models by name, each loaded once."""
+    made = {}
+
+    def load(name):
+        if name not in made:
+            made[name] = MODELS[name].load()
+        return made[name]
+
+    return load
+
+
+@pytest.fixture
+def invert(nodes, loaded):
+    def run(name, steps=STEPS, schedule="simple", batch=1, **options):
+        small = MODELS[name]
+        node, latent = nodes["NMGInvert"], small.latent(batch=batch)
+        model = options.pop("model", None) or loaded(name)
+        return node.execute(model, small.prompt(1), latent, steps, schedule, **options).args
+
+    return run
+
+
+@pytest.fixture
+def sample(nodes, loaded):
+    def run(name, trajectory, text_scale=4.0, prompt=2, model=None, **options):
+        small = MODELS[name]
+        positive = prompt if isinstance(prompt, list) else small.prompt(prompt)
+        arguments = (positive, small.prompt(3), text_scale, 0.0, 0.0, "fused")
+        return nodes["NMGSample"].execute(model or loaded(name), trajectory, *arguments, **options)
+
+    return run
+
+
+@pytest.fixture
+def guidance(nodes):
+    def make(mode="fused", gradient="direct"):
+        arguments = (mode, gradient, "l1", "auto", 1.0, 2000.0, 0.0, 1.0)
+        return first(nodes["NMGGuidance"].execute(*arguments))
+
+    return make
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_host_detects_it_and_the_pack_knows_what_it_is(loaded, model_tools, name):
+    small, model = MODELS[name], loaded(name)
+    assert type(model.model).__name__ == small.host_class
+    identity = model_tools.identify(model)
+    assert identity.family.value == small.family
+    assert (identity.prediction, identity.latent_format) == (small.prediction, small.latent_format)
+
+
+def test_sdxl_of_real_size_is_detected_and_known(model_tools):
+    """Its shape tells the host what it is, so only the real one will do: here without memory."""
+    detection = importlib.import_module("comfy.model_detection")
+    patcher = importlib.import_module("comfy.model_patcher")
+    network = importlib.import_module("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel
+    operations = importlib.import_module("comfy.ops").disable_weight_init
+    weights = network(**SDXL, device="meta", operations=operations).state_dict()
+    config = detection.model_config_from_unet(weights, "")
+    assert type(config).__name__ == "SDXL"
+    config.set_inference_dtype(torch.float16, None)
+    made = config.get_model(weights, "", device=torch.device("meta"))
+    model = patcher.ModelPatcher(made, torch.device("meta"), torch.device("meta"))
+    identity = model_tools.identify(model)
+    assert (identity.family.value, identity.prediction) == ("vp", "eps")
+    assert identity.latent_format == "SDXL"
+    schedule = model_tools.make_schedule(model, "official", 50)
+    assert schedule.levels[-1].k_sigma == pytest.approx(14.6146, rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["simple", "official-masactrl"])
+@pytest.mark.parametrize("name", EVERY)
+def test_inversion_and_sampling_close_on_each_other(invert, sample, name, schedule):
+    """The error is of first order: four times the steps, some quarter of it."""
+
+    def error(steps):
+        trajectory, _ = invert(name, steps, schedule)
+        back = first(sample(name, trajectory, text_scale=1.0, prompt=1))["samples"]
+        return relative(back, MODELS[name].latent()["samples"])
+
+    coarse, fine = error(4), error(16)
+    # The first step of "official-masactrl" leaves the picture's own level, however many follow.
+    evenly = schedule == "official-masactrl" and MODELS[name].prediction == "eps"
+    assert fine < (coarse if evenly else coarse / 2.5)
+    assert fine < 0.15
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_refined_inversion_is_closed(invert, sample, name):
+    trajectory, _ = invert(name, 12, refine_iterations=6)
+    back = first(sample(name, trajectory, text_scale=1.0, prompt=1))["samples"]
+    assert relative(back, MODELS[name].latent()["samples"]) < 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["simple", "normal", "beta", "official-masactrl"])
+@pytest.mark.parametrize("name", EVERY)
+def test_both_ends_are_finite(invert, name, schedule):
+    trajectory, latent = invert(name, schedule=schedule)
+    assert bool(torch.isfinite(latent["samples"]).all())
+    assert float(latent["samples"].abs().max()) < 1e3
+    assert bool(torch.isfinite(trajectory.states).all())
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_text_guidance_alone_is_the_euler_sampler_of_the_host(invert, sample, loaded, name):
+    """From the half-done latent, without noise: so all of the conditioning arrives."""
+    custom = importlib.import_module("comfy.sample").sample_custom
+    sampler = importlib.import_module("comfy.samplers").sampler_object("euler")
+    small = MODELS[name]
+    trajectory, latent = invert(name, schedule="official-masactrl")
+    sigmas = [level.k_sigma for level in reversed(trajectory.schedule.levels)]
+    host = custom(
+        loaded(name),
+        torch.zeros_like(latent["samples"]),
+        4.0,
+        sampler,
+        torch.tensor(sigmas),
+        small.prompt(2),
+        small.prompt(3),
+        latent["samples"],
+        disable_pbar=True,
+    )
+    ours = first(sample(name, trajectory))["samples"]
+    # Both end at the lowest level, where there is a little noise left: the host scales that too.
+    lowest = trajectory.schedule.levels[0]
+    scale = 1 - lowest.sigma if small.family == "flow" else lowest.alpha
+    inner = loaded(name).model.process_latent_in
+    assert relative(inner(ours), scale * inner(host)) < 1e-4
+
+
+PARTS = [
+    (name, part)
+    for name in EVERY
+    for part in ("tokens", "pooled_output", *MODELS[name].options)
+    if part != "pooled_output" or MODELS[name].pooled
+]
+
+
+@pytest.mark.parametrize(("name", "part"), PARTS)
+def test_every_part_of_the_conditioning_counts(invert, sample, name, part):
+    trajectory, _ = invert(name)
+    [[tokens, options]] = MODELS[name].prompt(2)
+    if part == "tokens":
+        tokens = tokens + 1
+    else:
+        options = {**options, part: options[part] + 1}
+    before = first(sample(name, trajectory))["samples"]
+    after = first(sample(name, trajectory, prompt=conditioning(tokens, **options)))["samples"]
+    assert relative(after, before) > 1e-5
+
+
+LEVELS = {"vp": (0.6, 0.8), "flow": (1.0, 0.7)}
+
+
+def differentiation(name, plan=None):
+    small = MODELS[name]
+    return Differentiation(plan, (2, *small.shape), small.prompt(2), LEVELS[small.family])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_gradient_is_the_slope_of_the_prediction(loaded, name):
+    differentiation(name).followed(loaded(name))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_memory_plan_gives_the_same_gradient(loaded, name):
+    kept, *others = importlib.import_module("nmg_pack.nodes.host.memory_plans").PLANS
+    _, expected = differentiation(name, kept.value).ours(loaded(name))
+    for plan in others:
+        _, again = differentiation(name, plan.value).ours(loaded(name))
+        assert torch.equal(again, expected), plan
+
+
+@pytest.mark.parametrize("mode", ["fused", "official"])
+@pytest.mark.parametrize("gradient", ["direct", "full"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_noise_map_guidance_holds_the_picture(invert, sample, guidance, name, mode, gradient):
+    trajectory, _ = invert(name)
+    picture = MODELS[name].latent()["samples"]
+    free = first(sample(name, trajectory))["samples"]
+    held = first(sample(name, trajectory, guidance=guidance(mode, gradient)))["samples"]
+    assert bool(torch.isfinite(held).all())
+    assert relative(held, free) > 1e-6
+    if MODELS[name].family == "flow":
+        assert relative(held, picture) < relative(free, picture)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_half_precision_stays_finite_and_close(invert, sample, guidance, name, dtype):
+    full, _ = invert(name)
+    expected = first(sample(name, full, guidance=guidance("fused", "full")))["samples"]
+    model = MODELS[name].load(dtype)
+    trajectory, _ = invert(name, model=model)
+    options = {"guidance": guidance("fused", "full"), "model": model}
+    got = first(sample(name, trajectory, **options))["samples"]
+    assert bool(torch.isfinite(got).all())
+    assert relative(got, expected) < 0.15
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_batch_is_each_picture_alone(invert, sample, name):
+    both, _ = invert(name, batch=2)
+    one, _ = invert(name)
+    assert relative(both.states[:, :1], one.states) < 1e-4
+    got = first(sample(name, both))["samples"]
+    assert relative(got[:1], first(sample(name, one))["samples"]) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["SD 2.x v", "SD 3", "Flux", "WAN", "LTX"])
+def test_a_trajectory_file_gives_the_same_edit(library, invert, sample, tmp_path, name):
+    files = importlib.import_module("nmg_pack.nmg_sampler.trajectory_file")
+    trajectory, _ = invert(name)
+    path = tmp_path / "kept.nmg.safetensors"
+    files.save_trajectory(trajectory, path)
+    again = files.load_trajectory(path)
+    assert again.schedule == trajectory.schedule
+    edits = [first(sample(name, one))["samples"] for one in (trajectory, again)]
+    assert torch.equal(*edits)
+
+
+@pytest.mark.parametrize("name", ["SD 2.x v", "SD 3", "Flux", "WAN"])
+def test_the_other_methods_run_on_it(nodes, invert, sample, loaded, name):
+    small = MODELS[name]
+    trajectory, _ = invert(name, 3)
+    made = nodes["NMGNullText"].execute(loaded(name), trajectory, small.prompt(3), 4.0, 2, 0.01)
+    null_text, optimised = made.args[:2]
+    methods = [
+        (null_text, optimised),
+        (first(nodes["NMGNegativePrompt"].execute(0.0)), trajectory),
+        (first(nodes["NMGProximal"].execute("soft", 0.7)), trajectory),
+    ]
+    for method, along in methods:
+        edit = first(sample(name, along, guidance=method))["samples"]
+        assert bool(torch.isfinite(edit).all())
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_mask_of_the_picture_is_fitted(invert, sample, guidance, name):
+    trajectory, _ = invert(name)
+    mask = torch.zeros(1, 32, 32)
+    mask[:, :16] = 1
+    plain, masked = (
+        first(sample(name, trajectory, guidance=guidance(), mask=m))["samples"]
+        for m in (None, mask)
+    )
+    assert plain.shape == masked.shape
+    assert relative(masked, plain) > 1e-6
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_outside_a_noise_mask_the_latent_is_the_picture(nodes, loaded, sample, name):
+    small = MODELS[name]
+    latent = small.latent()
+    mask = torch.zeros(1, 1, *small.shape[-2:])
+    mask[..., : small.shape[-1] // 2] = 1
+    arguments = (small.prompt(1), {**latent, "noise_mask": mask}, STEPS, "simple")
+    trajectory, _ = nodes["NMGInvert"].execute(loaded(name), *arguments).args
+    edit = first(sample(name, trajectory))["samples"]
+    outside = small.shape[-1] // 2
+    assert relative(edit[..., outside:], latent["samples"][..., outside:]) < 1e-5
+    assert relative(edit[..., :outside], latent["samples"][..., :outside]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["SD 3", "Flux", "WAN"])
+def test_guider_and_sampler_are_nmg_sample(nodes, invert, sample, loaded, name):
+    small = MODELS[name]
+    trajectory, latent = invert(name)
+    arguments = (small.prompt(2), small.prompt(3), 4.0, 1.0, 2000.0, "fused")
+    guider = first(nodes["NMGGuider"].execute(loaded(name), trajectory, *arguments))
+    sampler, sigmas = nodes["NMGSampler"].execute(trajectory).args
+    samples = latent["samples"]
+    got = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas)
+    expected = nodes["NMGSample"].execute(loaded(name), trajectory, *arguments)
+    assert torch.equal(got.cpu(), first(expected)["samples"])
+
+
+def test_another_sampler_cannot_go_on_from_pure_noise(library, nodes, invert, loaded):
+    small = MODELS["Flux"]
+    trajectory, latent = invert("Flux", schedule="simple")
+    arguments = (small.prompt(2), small.prompt(3), 4.0, 1.0, 2000.0, "fused")
+    guider = first(nodes["NMGGuider"].execute(loaded("Flux"), trajectory, *arguments))
+    _, sigmas = nodes["NMGSampler"].execute(trajectory).args
+    euler = importlib.import_module("comfy.samplers").sampler_object("euler")
+    samples = latent["samples"]
+    with pytest.raises(library.InvalidInput, match=r"pure noise.*schedule 'simple'"):
+        guider.sample(torch.zeros_like(samples), samples, euler, sigmas)
+
+
+def test_another_sampler_goes_on_from_below_it(nodes, invert, sample, loaded):
+    small = MODELS["Flux"]
+    trajectory, latent = invert("Flux", schedule="official-masactrl")
+    arguments = (small.prompt(2), small.prompt(3), 4.0, 1.0, 2000.0, "fused")
+    guider = first(nodes["NMGGuider"].execute(loaded("Flux"), trajectory, *arguments))
+    _, sigmas = nodes["NMGSampler"].execute(trajectory).args
+    euler = importlib.import_module("comfy.samplers").sampler_object("euler")
+    samples = latent["samples"]
+    got = guider.sample(torch.zeros_like(samples), samples, euler, sigmas)
+    expected = first(nodes["NMGSample"].execute(loaded("Flux"), trajectory, *arguments))
+    inner = loaded("Flux").model.process_latent_in
+    # The host divides what is left at the lowest level by 1 - sigma.
+    scale = 1 - float(sigmas[-1])
+    assert relative(scale * inner(got.cpu()), inner(expected["samples"])) < 1e-4
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_what_a_flow_cannot_do_is_refused_by_name(library, nodes, invert, loaded, name):
+    small = MODELS[name]
+    with pytest.raises(library.InvalidInput, match=rf"'official' with a flow.*{small.host_class}"):
+        invert(name, schedule="official")
+    with pytest.raises(library.InvalidInput, match="regularize.*velocity.*flow"):
+        invert(name, regularize=3)
+    prompts = small.prompt(1), small.prompt(3)
+    with pytest.raises(library.InvalidInput, match="Edit-Friendly Inversion needs.*flow"):
+        nodes["NMGEditFriendly"].execute(
+            loaded(name), *prompts, small.latent(), STEPS, "simple", 3.5, 2, 0
+        )
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_an_editor_on_a_transformer_is_refused_by_name(library, nodes, invert, sample, name):
+    trajectory, _ = invert(name)
+    editor = first(nodes["NMGMasaCtrl"].execute(1, 0))
+    with pytest.raises(library.InvalidInput, match=r"editor.*Got \w*(MMDIT|Flux|Wan|LTXV)\w*;"):
+        sample(name, trajectory, editor=editor)
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_the_edit_region_of_a_video_is_refused_by_name(library, nodes, invert, loaded, name):
+    trajectory, _ = invert(name)
+    with pytest.raises(library.InvalidInput, match=rf"video.*{MODELS[name].host_class}"):
+        nodes["NMGEditRegion"].execute(loaded(name), trajectory, MODELS[name].prompt(2), 0.0, 0)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(VIDEOS)))
+def test_the_edit_region_is_where_the_prompts_differ(nodes, invert, loaded, name):
+    trajectory, _ = invert(name)
+    arguments = (loaded(name), trajectory, MODELS[name].prompt(2), 0.0, 0)
+    mask = first(nodes["NMGEditRegion"].execute(*arguments))
+    assert 0 < float(mask.mean()) <= 1
+    assert float(mask.max()) == 1
+
+
+def test_sigmas_above_pure_noise_are_refused_for_a_flow(library, invert):
+    with pytest.raises(library.InvalidInput, match=r"above that of pure noise. Got 1\.5"):
+        invert("Flux", sigmas=torch.tensor([1.5, 0.5, 0.0]))
+
+
+def test_a_trajectory_of_another_family_is_refused(library, invert, sample, loaded):
+    trajectory, _ = invert("SD 3")
+    with pytest.raises(library.TrajectoryMismatch, match="'SD3', model 'Flux'"):
+        sample("Flux", trajectory)
+
+
+def test_sdxl_takes_its_pooled_prompt(nodes):
+    model = sdxl_network()
+    prompt = conditioning(random_tensor((1, 7, 48), 1), pooled_output=random_tensor((1, 1280), 2))
+    other = conditioning(prompt[0][0], pooled_output=random_tensor((1, 1280), 3))
+    latent = {"samples": random_tensor((1, 4, 8, 8), 0)}
+    trajectory, _ = nodes["NMGInvert"].execute(model, prompt, latent, STEPS, "simple").args
+    edits = [
+        first(nodes["NMGSample"].execute(model, trajectory, p, prompt, 4.0, 0.0, 0.0, "fused"))
+        for p in (prompt, other)
+    ]
+    assert relative(edits[1]["samples"], edits[0]["samples"]) > 1e-5
