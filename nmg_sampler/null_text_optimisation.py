@@ -12,6 +12,7 @@ from .guidance import Guidance
 from .levels import ddim_step, eps_to_x0, step_factors
 from .null_text import NullTextSettings
 from .predictor import Predictor, Prompt, PromptEmbedding, embedding_eps
+from .recorded import RecordedStates
 from .schedule import Step
 from .trajectory import Trajectory
 
@@ -68,8 +69,11 @@ def optimise_null_text(
     tokens = predictor.embedding(Prompt.NEGATIVE).tokens.float()
     tokens = tokens.expand(len(x), -1, -1).clone()
     embeddings = torch.empty((len(steps), *tokens.shape), device="cpu")
+    recorded, mask = RecordedStates(trajectory.states), trajectory.noise_mask
+    keep = None if mask is None else mask.to(device=x.device, dtype=x.dtype)
     for step in steps:
-        fit = _Fit(trajectory, predictor, settings, x, step, len(steps), on_update)
+        goal = recorded.at(step.entry_to, like=x)
+        fit = _Fit(predictor, settings, x, step, len(steps), goal, keep, on_update)
         try:
             tokens = fit.optimised(tokens)
         except NotDifferentiable as error:
@@ -91,23 +95,22 @@ def optimise_null_text(
 
 
 class _Fit:
-    """The optimisation of one step."""
+    """The optimisation of one step, towards a goal; the noise mask keeps the rest at the goal."""
 
     def __init__(
         self,
-        trajectory: Trajectory,
         predictor: Predictor,
         settings: NullTextSettings,
         x: torch.Tensor,
         step: Step,
         total: int,
+        goal: torch.Tensor,
+        keep: torch.Tensor | None,
         on_update: Callable[[UpdateEvent], None] | None,
     ) -> None:
         self.predictor, self.settings, self.on_update = predictor, settings, on_update
         self.x, self.step, self.total = x, step, total
-        self.goal = trajectory.state(step.entry_to, like=x)
-        mask = trajectory.noise_mask
-        self.keep = None if mask is None else mask.to(device=x.device, dtype=x.dtype)
+        self.goal, self.keep = goal, keep
 
     def reached(self, eps: torch.Tensor) -> torch.Tensor:
         """Where a run gets in this step along `eps`."""

@@ -78,10 +78,6 @@ class Trajectory:
         """(B, C, ...) of one state."""
         return tuple(self.states.shape[1:])
 
-    def state(self, entry: int, like: torch.Tensor) -> torch.Tensor:
-        """Entry `entry` as (B, C, ...) on the device and in the dtype of `like`."""
-        return self.states[entry].to(device=like.device, dtype=like.dtype)
-
     def check_fits(self, model: ModelIdentity) -> None:
         """Raises TrajectoryMismatch, naming each difference with both values."""
         differences = [

@@ -10,7 +10,7 @@ operation replaced, through the door that the host itself uses for cast weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -54,30 +54,24 @@ class DifferentiableLayers:
         Raises:
             NotDifferentiable: a patch cuts a network, or one of its attentions, off from its input.
         """
-        watches = []
-        try:
+        with ExitStack() as stack:
             for root in self.roots:
-                watches.append(root.register_forward_hook(_refuse_cut, with_kwargs=True))
+                watch = root.register_forward_hook(_refuse_cut, with_kwargs=True)
+                stack.callback(watch.remove)
             for module in self.attentions:
-                watches += _watch_attention(module)
-            with differentiable(self.layers):
-                yield
-        finally:
-            for watch in watches:
-                watch.remove()
+                for watch in _watch_attention(module):
+                    stack.callback(watch.remove)
+            stack.enter_context(differentiable(self.layers))
+            yield
 
 
 @contextmanager
 def differentiable(layers: Iterable[torch.nn.Module]) -> Iterator[None]:
     """These layers, and no other, differentiable in their input; as before on leaving."""
-    changed: list[Callable[[], None]] = []
-    try:
+    with ExitStack() as stack:
         for module in layers:
-            changed.append(changed_attributes(module, _changes(module)))
+            stack.callback(changed_attributes(module, _changes(module)))
         yield
-    finally:
-        for undo in reversed(changed):
-            undo()
 
 
 def changed_attributes(module: torch.nn.Module, changes: dict[str, Any]) -> Callable[[], None]:

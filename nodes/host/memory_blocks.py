@@ -11,7 +11,7 @@ options runs once, and those of its parts that hold no patch are computed again 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -75,16 +75,12 @@ def computed_again(blocks: list[Block], patched: bool, tensors_change: bool) -> 
         patched: whether there is code of others in the options, which must not run twice.
         tensors_change: as for `keep_saved`.
     """
-    changed: list[Callable[[], None]] = []
-    try:
+    with ExitStack() as stack:
         for block in blocks:
             if "forward" not in vars(block.module):  # else of another pack: unknown what it does
                 forward = _forgetting(block, patched, tensors_change)
-                changed.append(changed_attributes(block.module, {"forward": forward}))
+                stack.callback(changed_attributes(block.module, {"forward": forward}))
         yield
-    finally:
-        for undo in reversed(changed):
-            undo()
 
 
 def _blocks(module: torch.nn.Module, listed: bool = False) -> Iterator[torch.nn.Module]:

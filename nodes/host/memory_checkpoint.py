@@ -13,8 +13,6 @@ import torch
 
 from ...nmg_sampler import NotDifferentiable
 
-_Tensors = tuple[torch.Tensor, ...]
-
 
 def checkpointed(
     run: Callable[..., Any],

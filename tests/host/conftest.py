@@ -37,6 +37,13 @@ def nodes(pack):
     return {node.__name__: node for node in importlib.import_module("nmg_pack.nodes").NODES}
 
 
+@pytest.fixture(scope="module")
+def vae(nodes):
+    """That of the demo model: for latents of the same channels."""
+    with torch.inference_mode():
+        return nodes["NMGDemoModel"].execute().result[2]
+
+
 @pytest.fixture(scope="session")
 def model_tools(pack):
     return importlib.import_module("nmg_pack.nodes.host.model")

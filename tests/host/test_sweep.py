@@ -25,13 +25,6 @@ def model(pack):
 
 
 @pytest.fixture(scope="module")
-def vae(nodes):
-    """That of the demo model: for latents of the same channels."""
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result[2]
-
-
-@pytest.fixture(scope="module")
 def trajectory(nodes, model):
     return invert(nodes, model)
 

@@ -12,13 +12,6 @@ STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def vae(nodes):
-    """That of the demo model: for latents of the same channels."""
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result[2]
-
-
-@pytest.fixture(scope="module")
 def model(pack):
     with torch.inference_mode():
         return calm_network()

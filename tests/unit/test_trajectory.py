@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import pytest
-import torch
 from toys import IDENTITY, noise
 
 from nmg_sampler import Family, InvalidInput, Trajectory, TrajectoryMismatch, schedule_from_sigmas
@@ -28,12 +27,6 @@ def test_no_field_can_be_set_again(field):
 
 def test_the_shape_is_that_of_one_state():
     assert make().shape == (2, 3, 4, 4)
-
-
-def test_a_state_comes_in_the_dtype_that_is_asked_for():
-    trajectory = make()
-    like = torch.zeros(1, dtype=torch.float32)
-    assert torch.equal(trajectory.state(1, like), trajectory.states[1].float())
 
 
 @pytest.mark.parametrize(
