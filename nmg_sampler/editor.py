@@ -33,6 +33,7 @@ class EditorRun:
             prepared.negative,
             attention=self.attention(step),
             embedding=prepared.embedding,
+            needs_negative=prepared.needs_negative,
         )
         return prepared.x, guided
 

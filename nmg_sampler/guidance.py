@@ -54,6 +54,7 @@ class Prepared(NamedTuple):
     x: torch.Tensor  # (rows, C, ...) the states to predict from, at the step's level
     negative: torch.Tensor | None = None  # the unconditional prediction of all rows, if known
     embedding: PromptEmbedding | None = None  # takes the negative prompt's place in this step
+    needs_negative: bool = False  # it is used, so text guidance of scale 1 makes it as well
 
 
 class GuidedRun:

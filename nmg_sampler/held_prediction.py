@@ -71,6 +71,7 @@ class HeldPrediction:
             self.run.text_scale,
             prepared.negative,
             embedding=prepared.embedding,
+            needs_negative=prepared.needs_negative,
         )
         eps = self.method.correct(x, step, guided)
         check_finite(eps, "prediction", step.index, self.total, step.level)

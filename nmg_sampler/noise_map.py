@@ -223,16 +223,20 @@ class _Fused(_NoiseMapRun):
 
     def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
         super().__init__(method, run)
-        # Text guidance yields the negative prediction, but without a graph, and not at scale 1.
-        self.shares = method.gradient is Gradient.DIRECT and not math.isclose(run.text_scale, 1)
+        # Text guidance yields the negative prediction, but without a graph; at scale 1 it has to
+        # be asked for it, which would show an editor more than it sees under any other method.
+        own = not math.isclose(run.text_scale, 1) or not run.branches.with_source
+        self.shares = method.gradient is Gradient.DIRECT and own
         self.pending: torch.Tensor | None = None
 
     def acts(self, step: Step) -> bool:
         return self.pushes and super().acts(step)
 
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        if not self.acts(step) or self.shares:
+        if not self.acts(step):
             return Prepared(x)
+        if self.shares:
+            return Prepared(x, needs_negative=True)
         negative, self.pending = self.unconditional(x[self.run.branches.held], step)
         # An editor wants to see the source's unconditional attention as well: ask for it again.
         return Prepared(x, None if self.run.branches.with_source else negative)
@@ -243,7 +247,7 @@ class _Fused(_NoiseMapRun):
         rows = self.run.branches.held
         if self.shares:
             known = guided.negative
-            # A scale that counts as 1 for the predictor, or a cached answer, tells none.
+            # A patch of the model that answers from a cache tells none.
             if known is None:
                 negative = self.run.predictor.eps(x[rows], step.level, Prompt.NEGATIVE)
             else:

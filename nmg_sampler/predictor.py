@@ -77,11 +77,12 @@ class Predictor(Protocol):
         rows: Rows = Rows.ALL,
         attention: AttentionEdit | None = None,
         embedding: PromptEmbedding | None = None,
+        needs_negative: bool = False,
     ) -> Guided:
         """Classifier-free guidance of the branches named by `rows`, each under its own prompt.
 
         An `embedding` takes the place of the negative prompt's, for every branch. Costs two rows
-        per sample, or one if `negative` is known or the scale is 1.
+        per sample, or one if `negative` is known, or if the scale is 1 and no negative is needed.
         """
         ...
 

@@ -124,13 +124,15 @@ class _ProximalRun(GuidedRun):
         self.edited: torch.Tensor | None = None
 
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        return self.base.prepare(x, step)
+        # An editor is left to see at scale 1 what it sees under any other method.
+        alone = not self.run.branches.with_source
+        return self.base.prepare(x, step)._replace(needs_negative=alone and self.parts(step))
 
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         if self.run.text_scale == 0:  # nothing of the prompt is in it
             self.edited = torch.zeros_like(x)
             return guided.eps
-        if not (self.method.takes_out or self.draws(step)) and self.run.mask is None:
+        if not self.parts(step):
             return guided.eps
         edits = self.run.branches.edits
         # Under the host's own rule of guidance it is what that rule makes of the edit.
@@ -151,6 +153,11 @@ class _ProximalRun(GuidedRun):
         # Exact at both ends: where M is 1 it is the step's result, with eta 1 and M 0 the record.
         return torch.lerp(x, self.run.recorded(step.entry_to, like=x), eta * (1 - self.edited))
 
+    def parts(self, step: Step) -> bool:
+        """Whether `step` looks at the edit apart from the unconditional prediction."""
+        acts = self.method.takes_out or self.draws(step) or self.run.mask is not None
+        return acts and self.run.text_scale > 0
+
     def draws(self, step: Step) -> bool:
         """Whether the state is drawn to the recorded one after `step`."""
         method = self.method
@@ -160,7 +167,7 @@ class _ProximalRun(GuidedRun):
         """The prediction under the source prompt's embedding, of all rows."""
         if guided.negative is not None:
             return guided.negative
-        # A scale that counts as 1 for the predictor, or a cached answer.
+        # An editor at a scale that counts as 1, or a cached answer.
         embedding = self.base.prepare(x, step).embedding
         return self.run.predictor.eps(x, step.level, Prompt.NEGATIVE, embedding=embedding)
 

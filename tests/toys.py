@@ -77,12 +77,20 @@ class Counting:
         return result
 
     def guided(
-        self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, embedding=None
+        self,
+        x,
+        level,
+        text_scale,
+        negative=None,
+        rows=Rows.ALL,
+        attention=None,
+        embedding=None,
+        needs_negative=False,
     ):
-        single = text_scale == 1 or negative is not None
+        single = negative is not None or (text_scale == 1 and not needs_negative)
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
         positive = self.noise_of(x, level, Prompt.POSITIVE)
-        if text_scale == 1:
+        if text_scale == 1 and not needs_negative:
             return Guided(positive, negative)
         if negative is None:
             negative = self.noise_of(x, level, Prompt.NEGATIVE)
@@ -228,12 +236,20 @@ class AttentiveNoise(Counting):
         return result
 
     def guided(
-        self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, embedding=None
+        self,
+        x,
+        level,
+        text_scale,
+        negative=None,
+        rows=Rows.ALL,
+        attention=None,
+        embedding=None,
+        needs_negative=False,
     ):
-        single = text_scale == 1 or negative is not None
+        single = negative is not None or (text_scale == 1 and not needs_negative)
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
         positive = self._half(x, level, True, rows, attention)
-        if text_scale == 1:
+        if text_scale == 1 and not needs_negative:
             return Guided(positive, negative)
         if negative is None:
             negative = self._half(x, level, False, rows, attention, embedding)

@@ -28,6 +28,7 @@ from .gradient_pass import GradientPasses
 
 _CALC = "sampler_calc_cond_batch_function"
 _POST = "sampler_post_cfg_function"
+_BOTH = "disable_cfg1_optimization"  # both prompts are asked, at scale 1 as well
 
 
 @dataclass
@@ -124,6 +125,7 @@ class HostPredictor:
         rows: Rows = Rows.ALL,
         attention: AttentionEdit | None = None,
         embedding: PromptEmbedding | None = None,
+        needs_negative: bool = False,
     ) -> Guided:
         comfy.model_management.throw_exception_if_processing_interrupted()
         seen: dict[str, torch.Tensor | None] = {}
@@ -137,7 +139,9 @@ class HostPredictor:
             known = negative is not None and _CALC not in options
             if known:
                 options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
-            single = known or math.isclose(text_scale, 1)
+            elif needs_negative:
+                options[_BOTH] = True
+            single = known or (math.isclose(text_scale, 1) and not options.get(_BOTH))
             self._count(len(x) * (1 if single else 2))
             denoised = self._guide(x, level, text_scale, rows, embedding, options)
         eps = x0_to_eps(x, denoised, level)

@@ -45,7 +45,7 @@ EXPECTED = {
     "**pix2pix-zero**, halves together": (1 + 2 + 1, 2 + 2 + 2, 2),
     "**pix2pix-zero**, halves separate": (1 + 2 + 2, 2 + 2 + 2, 2),
     "text_scale 1, DDIM + CFG": ONE_ROW,
-    "text_scale 1, NMG fused, direct": (2, 2, 0),
+    "text_scale 1, NMG fused, direct": PLAIN,
     "text_scale 1, NMG fused, full": FUSED,
     "text_scale 1, NMG official, full": (2, 2, 1),
     "text_scale 1, Negative-Prompt Inversion": ONE_ROW,

@@ -520,7 +520,7 @@ FULL, ONE, TWO = (1, True), (1, False), (2, False)
         ("fused", "full", 5.0, [FULL, ONE]),
         ("fused", "direct", 5.0, [TWO]),
         ("official", "full", 1.0, [FULL, ONE]),
-        ("fused", "direct", 1.0, [ONE, ONE]),
+        ("fused", "direct", 1.0, [TWO]),
     ],
 )
 def test_a_step_costs_what_the_method_needs(nodes, model, mode, gradient, text_scale, expected):

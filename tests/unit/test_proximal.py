@@ -372,11 +372,11 @@ def test_a_batch_of_two_and_two_targets_equal_singles(kind, text_scale, editor):
         torch.testing.assert_close(both[row : row + 1], alone, **RUN)
 
 
-def test_it_costs_what_text_guidance_costs_and_one_row_more_at_scale_one():
+def test_it_costs_two_rows_in_one_call_at_scale_one_as_well():
     trajectory = make()
     assert edit(trajectory, ProximalGuidance())[2].rows == [4] * STEPS
     assert edit(trajectory, ProximalGuidance(), editor=Neutral())[2].rows == [8] * STEPS
-    assert edit(trajectory, ProximalGuidance(), text_scale=1.0)[2].rows == [2, 2] * STEPS
+    assert edit(trajectory, ProximalGuidance(), text_scale=1.0)[2].rows == [4] * STEPS
 
 
 def test_at_scale_one_a_step_that_takes_nothing_out_and_draws_nothing_asks_for_no_row_more():
@@ -387,9 +387,9 @@ def test_at_scale_one_a_step_that_takes_nothing_out_and_draws_nothing_asks_for_n
     assert torch.equal(edited, edit(trajectory, NegativePromptGuidance(), text_scale=1.0)[0])
     # Where it draws, it has to know what is edited.
     late = ProximalGuidance(**NONE, recon_start=0.5)
-    assert edit(trajectory, late, text_scale=1.0)[2].rows == [2] * 3 + [2, 2] * 3
+    assert edit(trajectory, late, text_scale=1.0)[2].rows == [2] * 3 + [4] * 3
     mask = torch.zeros(1, 1, *SHAPE[2:], dtype=torch.float64)
-    assert edit(trajectory, off, text_scale=1.0, mask=mask)[2].rows == [2, 2] * STEPS
+    assert edit(trajectory, off, text_scale=1.0, mask=mask)[2].rows == [4] * STEPS
 
 
 def test_a_method_serves_many_runs_and_keeps_nothing_of_them():

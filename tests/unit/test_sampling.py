@@ -130,7 +130,7 @@ ROWS = {
     "fused full": (FUSED_FULL, 5.0, [1, 1], 1),
     "fused direct": (fused_guidance(*SCALES), 5.0, [2], 0),
     "fused full, scale 1": (FUSED_FULL, 1.0, [1, 1], 1),
-    "fused direct, scale 1": (fused_guidance(*SCALES), 1.0, [1, 1], 0),
+    "fused direct, scale 1": (fused_guidance(*SCALES), 1.0, [2], 0),
     "fused direct, no strength": (fused_guidance(0.0, 5000.0), 5.0, [2], 0),
     "fused direct, no strength, scale 1": (fused_guidance(0.0, 5000.0), 1.0, [1], 0),
     "fused full, no strength": (replace(FUSED_FULL, noise_map_scale=0.0), 5.0, [2], 0),
