@@ -3,7 +3,7 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import comfy.model_management
@@ -107,7 +107,7 @@ class HostPredictor:
                 self.cost.backward_rows += len(x) // self.branches.pictures
             else:
                 conditions = self._conditions(prompt, embedding)
-                denoised = self._predict(prompt, conditions, x_k, sigma, options)
+                denoised = _predict(self.guider, prompt, conditions, x_k, sigma, options)
         return x0_to_eps(x, denoised, level)
 
     def _conditions(
@@ -198,29 +198,31 @@ class HostPredictor:
         def calc(args: dict[str, Any]) -> list[torch.Tensor]:
             options = {key: value for key, value in args["model_options"].items() if key != _CALC}
             given = args["conds"][0], args["input"], args["sigma"]
-            positive = self._predict(Prompt.POSITIVE, *given, options)
+            positive = _predict(self.guider, Prompt.POSITIVE, *given, options)
             return [positive, denoised]
 
         return calc
 
-    def _predict(
-        self,
-        prompt: Prompt,
-        conditions: list[dict[str, Any]],
-        x_k: torch.Tensor,
-        sigma: torch.Tensor,
-        options: dict[str, Any],
-    ) -> torch.Tensor:
-        model = self.guider.inner_model
-        # Patches such as IPAdapter tell the prompts apart by their place: text 0, unconditional 1.
-        place = int(prompt is Prompt.NEGATIVE)
-        both = [None, conditions] if place else [conditions, None]
-        return comfy.samplers.calc_cond_batch(model, both, x_k, sigma, options)[place]
-
     @cached_property
     def gradients(self) -> GradientPasses:
         """The differentiable predictions of this run."""
-        return GradientPasses(self.guider, self._predict)
+        # Not a method of this object, which would then keep itself, the guider and the model alive.
+        return GradientPasses(self.guider, partial(_predict, self.guider))
+
+
+def _predict(
+    guider: comfy.samplers.CFGGuider,
+    prompt: Prompt,
+    conditions: list[dict[str, Any]],
+    x_k: torch.Tensor,
+    sigma: torch.Tensor,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """The denoised latent under one prompt."""
+    # Patches such as IPAdapter tell the prompts apart by their place: text 0, unconditional 1.
+    place = int(prompt is Prompt.NEGATIVE)
+    both = [None, conditions] if place else [conditions, None]
+    return comfy.samplers.calc_cond_batch(guider.inner_model, both, x_k, sigma, options)[place]
 
 
 def _sigma(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:

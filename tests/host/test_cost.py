@@ -3,8 +3,10 @@
 That the report is true is shown where the model's own calls are counted, in test_host_path.py.
 """
 
+import gc
 import importlib
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -74,9 +76,28 @@ def ways(cost):
 
 
 @pytest.fixture(scope="module")
-def tables(cost, ways):
-    with torch.inference_mode():
-        return {title: lines(ways) for title, lines in cost.TABLES.items()}
+def counted(cost, ways):
+    """(the tables, the guiders that are alive after it), without the garbage collector."""
+    guiders = weakref.WeakSet()
+
+    class Listed(importlib.import_module("comfy.samplers").CFGGuider):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            guiders.add(self)
+
+    with torch.inference_mode(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("comfy.samplers.CFGGuider", Listed)
+        gc.disable()
+        try:
+            tables = {title: lines(ways) for title, lines in cost.TABLES.items()}
+            return tables, list(guiders)
+        finally:
+            gc.enable()
+
+
+@pytest.fixture
+def tables(counted):
+    return counted[0]
 
 
 def test_every_step_costs_what_it_needs_and_nothing_more(tables):
@@ -88,6 +109,10 @@ def test_the_tables_of_the_docs_are_what_is_counted(cost, tables):
     text = (ROOT / "docs" / "cost.md").read_text("utf-8")
     for title, lines in tables.items():
         assert cost.table(title, lines) in text
+
+
+def test_no_run_keeps_its_guider_and_the_model_alive(counted):
+    assert not counted[1]
 
 
 @pytest.mark.parametrize(
