@@ -7,11 +7,11 @@ of the networks; small are depth and width, as far as detection allows.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from host_models import conditioning, random_tensor, random_weights
+from host_models import SDXL_UNET, conditioning, random_tensor, random_weights, sdxl_network
 
 UNET = {
     "image_size": 32,
@@ -127,6 +127,7 @@ class SmallModel:
         options: further entries of a CONDITIONING.
         masked: whether its prompts come with a mask of their tokens.
         quiet: parameters of the last layer: random ones predict more than a trained model would.
+        loudness: what they are multiplied by.
     """
 
     network: tuple[str, str, dict[str, Any]]
@@ -140,6 +141,7 @@ class SmallModel:
     pooled: int = 0
     options: dict[str, Any] = field(default_factory=dict)
     masked: bool = False
+    loudness: float = 0.1
     change: Callable[[dict[str, torch.Tensor]], None] = lambda weights: None
 
     def load(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
@@ -158,24 +160,32 @@ class SmallModel:
         weights = random_weights(made, seed)
         for key, value in weights.items():
             if key.startswith(self.quiet):
-                weights[key] = 0.1 * value
+                weights[key] = self.loudness * value
         self.change(weights)
         return weights
 
-    def prompt(self, seed: int) -> list[Any]:
+    def prompt(self, seed: int, tokens: int = 7) -> list[Any]:
         """A CONDITIONING that no text encoder made."""
         options = dict(self.options)
         if self.masked:
-            options["attention_mask"] = torch.ones(1, 7, dtype=torch.int64)
+            options["attention_mask"] = torch.ones(1, tokens, dtype=torch.int64)
         if self.pooled:
             options["pooled_output"] = random_tensor((1, self.pooled), seed + 100)
-        return conditioning(random_tensor((1, 7, self.width), seed), **options)
+        return conditioning(random_tensor((1, tokens, self.width), seed), **options)
 
     def latent(self, seed: int = 0, batch: int = 1) -> dict[str, torch.Tensor]:
         """A LATENT at the scale that its VAE gives."""
         formats = importlib.import_module("comfy.latent_formats")
         own = getattr(formats, self.latent_format)()
         return {"samples": own.process_out(0.8 * random_tensor((batch, *self.shape), seed))}
+
+
+class MadeDirectly(SmallModel):
+    """A small SDXL: detection goes by its real size, so the host cannot load it."""
+
+    def load(self, dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+        kind = {"eps": "EPS", "v": "V_PREDICTION"}[self.prediction]
+        return sdxl_network(weights=self.weights(seed), dtype=dtype, prediction=kind)
 
 
 def _looks_like_v(weights: dict[str, torch.Tensor]) -> None:
@@ -187,6 +197,18 @@ _UNET = ("comfy.ldm.modules.diffusionmodules.openaimodel", "UNetModel")
 _FLUX = ("comfy.ldm.flux.model", "Flux")
 _MMDIT = ("comfy.ldm.modules.diffusionmodules.mmdit", "OpenAISignatureMMDITWrapper")
 _STILL, _VIDEO = (16, 8, 8), (16, 3, 8, 8)
+_SDXL = MadeDirectly(
+    (*_UNET, SDXL_UNET),
+    "SDXL",
+    "vp",
+    "eps",
+    "SDXL",
+    (4, 8, 8),
+    48,
+    "out.2.",
+    1280,
+    loudness=0.03,
+)
 
 MODELS = {
     "SD 1.x": SmallModel((*_UNET, SD1), "BaseModel", "vp", "eps", "SD15", (4, 8, 8), 768, "out.2."),
@@ -204,6 +226,8 @@ MODELS = {
         "out.2.",
         change=_looks_like_v,
     ),
+    "SDXL": _SDXL,
+    "SDXL v": replace(_SDXL, prediction="v"),
     "SD 3": SmallModel(
         (*_MMDIT, SD3), "SD3", "flow", "flow", "SD3", _STILL, 64, "final_layer.linear.", 2048
     ),
@@ -253,5 +277,12 @@ MODELS = {
         masked=True,
     ),
 }
+UNETS = [name for name, small in MODELS.items() if small.network[:2] == _UNET]
 FLOWS = [name for name, small in MODELS.items() if small.family == "flow"]
 VIDEOS = [name for name, small in MODELS.items() if len(small.shape) == 4]
+# Of the families that editors work on, by the first words of their names.
+TOKENIZERS = {
+    "SD 1.x": ("comfy.sd1_clip", "SD1Tokenizer"),
+    "SD 2.x": ("comfy.text_encoders.sd2_clip", "SD2Tokenizer"),
+    "SDXL": ("comfy.sdxl_clip", "SDXLTokenizer"),
+}

@@ -110,7 +110,7 @@ def parity_weights(name):
     return config, {key: value.float() for key, value in weights.items()}
 
 
-def sdxl_network(seed=0):
+def sdxl_network(seed=0, weights=None, dtype=torch.float32, prediction="EPS"):
     """A small SDXL: no transformer at full resolution, pooled text and sizes as a condition."""
     model_base = importlib.import_module("comfy.model_base")
     supported = importlib.import_module("comfy.supported_models")
@@ -118,12 +118,14 @@ def sdxl_network(seed=0):
 
     class Config(supported.SDXL):
         def __init__(self):
-            super().__init__({**SDXL_UNET, "dtype": torch.float32})
+            super().__init__({**SDXL_UNET, "dtype": dtype})
 
     Config.unet_config = {}
     Config.unet_extra_config = {}
-    model = model_base.SDXL(Config())
-    model.diffusion_model.load_state_dict(random_weights(model.diffusion_model, seed))
+    model = model_base.SDXL(Config(), model_type=getattr(model_base.ModelType, prediction))
+    if weights is None:
+        weights = random_weights(model.diffusion_model, seed)
+    model.diffusion_model.load_state_dict(weights)
     device = importlib.import_module("comfy.model_management").get_torch_device()
     return patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
 
@@ -134,6 +136,14 @@ def calm_network(**options):
     for name in ("out.2.weight", "out.2.bias"):
         weights[name] = 0.1 * weights[name]
     return make_patcher(config, weights, **options)
+
+
+def tokenizer_alone(module, name, **options):
+    """The host's CLIP with this tokenizer and without a network."""
+    clip = importlib.import_module("comfy.sd").CLIP(no_init=True)
+    clip.tokenizer = getattr(importlib.import_module(module), name)(**options)
+    clip.tokenizer_options = {}
+    return clip
 
 
 def conditioning(embedding, **options):

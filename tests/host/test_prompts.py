@@ -5,16 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_models import TOKENIZERS
+from host_models import tokenizer_alone
 from safetensors.torch import save_file
 
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "model.safetensors"
 SENTENCE = "A cyan cat, sitting on a checkered mat."
 LONG = ", ".join(["a cyan cat on a checkered mat"] * 12)
-ENCODERS = {
-    "SD 1.x": ("comfy.sd1_clip", "SD1Tokenizer"),
-    "SD 2.x": ("comfy.text_encoders.sd2_clip", "SD2Tokenizer"),
-    "SDXL": ("comfy.sdxl_clip", "SDXLTokenizer"),
-}
 BEGIN, END = 49406, 49407
 # SD 2.x and SDXL's second encoder pad with another token than end.
 PADDING = {"SD 1.x": END, "SD 2.x": 0, "SDXL": END}
@@ -22,24 +19,16 @@ PADDING = {"SD 1.x": END, "SD 2.x": 0, "SDXL": END}
 
 @pytest.fixture(scope="module")
 def make_clip(pack):
-    """(module, class of a tokenizer, its options) -> the host's CLIP, without a network."""
-    host = importlib.import_module("comfy.sd")
-
-    def make(module, name, **options):
-        clip = host.CLIP(no_init=True)
-        clip.tokenizer = getattr(importlib.import_module(module), name)(**options)
-        clip.tokenizer_options = {}
-        return clip
-
-    return make
+    """Only after the host is there."""
+    return tokenizer_alone
 
 
 @pytest.fixture(scope="module")
 def clips(make_clip):
-    return {name: make_clip(*where) for name, where in ENCODERS.items()}
+    return {name: make_clip(*where) for name, where in TOKENIZERS.items()}
 
 
-@pytest.fixture(scope="module", params=ENCODERS)
+@pytest.fixture(scope="module", params=TOKENIZERS)
 def kind(request):
     return request.param
 
@@ -280,7 +269,7 @@ def test_an_embedding_is_one_word_of_as_many_columns_as_vectors(
     make_clip, embeddings, tokenize, prompts, alignment
 ):
     folder = embeddings("moody", emb_params=torch.rand(3, 768))
-    clip = make_clip(*ENCODERS["SD 1.x"], embedding_directory=folder)
+    clip = make_clip(*TOKENIZERS["SD 1.x"], embedding_directory=folder)
     prompt = tokenize(clip, "a (embedding:moody, red:1.2) cat embedding:absent, here")
     assert [(word.text, word.columns, word.marks) for word in prompt.words] == [
         ("a", (1,), ()),
@@ -299,14 +288,14 @@ def test_an_embedding_is_one_word_of_as_many_columns_as_vectors(
 
 def test_an_embedding_of_another_encoder_is_refused(make_clip, embeddings, tokenize):
     folder = embeddings("moody", emb_params=torch.rand(3, 768))
-    clip = make_clip(*ENCODERS["SD 2.x"], embedding_directory=folder)
+    clip = make_clip(*TOKENIZERS["SD 2.x"], embedding_directory=folder)
     with pytest.raises(ValueError, match="prompt names an embedding.*768 numbers.*1024"):
         tokenize(clip, "a embedding:moody cat")
 
 
 def test_both_encoders_of_sdxl_must_agree(make_clip, embeddings, tokenize):
     both = {"clip_l": torch.rand(2, 768), "clip_g": torch.rand(2, 1280)}
-    clip = make_clip(*ENCODERS["SDXL"], embedding_directory=embeddings("both", **both))
+    clip = make_clip(*TOKENIZERS["SDXL"], embedding_directory=embeddings("both", **both))
     assert words(tokenize(clip, "a embedding:both cat"))["cat"] == ((4,), ())
     embeddings("uneven", **{**both, "clip_g": torch.rand(3, 1280)})
     with pytest.raises(ValueError, match="4 tokens from 'l' and 5 from 'g'"):
