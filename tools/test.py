@@ -33,6 +33,8 @@ from tools.host_releases import OLDEST
 ROOT = Path(__file__).resolve().parents[1]
 TIERS = ("unit", "parity", "host", "browser")  # each one a folder
 ALL = ("lint", *TIERS)
+# Of the host tier: each has a ComfyUI in it, some 2 GB.
+MOST_PROCESSES = 4
 NOTHING_COLLECTED = 5
 
 
@@ -51,7 +53,7 @@ class Result:
 
 
 def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> Result:
-    """One pytest process over tests/<tier>; its output goes straight to the terminal."""
+    """Pytest over tests/<tier>; its output goes straight to the terminal."""
     say(f"\n== {tier} ==")
     folder = ROOT / "tests" / tier
     if not folder.is_dir():
@@ -63,7 +65,12 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
         return Result(tier, True, 0.0, f"skipped: {reason}")
     except ToolError as error:
         return Result(tier, False, 0.0, str(error))
-    places = [] if any(_is_place(argument) for argument in arguments) else [str(folder)]
+    whole = not any(_is_place(argument) for argument in arguments)
+    places = [str(folder)] if whole else []
+    if tier == "host" and whole and _has_module(environment, "xdist"):
+        processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+        places += ["-n", str(processes), "--dist", "worksteal"]
+        variables["OMP_NUM_THREADS"] = "1"  # the networks of these tests are small
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
         command = [str(environment.python), "-m", "pytest", *places, f"--junitxml={report}"]

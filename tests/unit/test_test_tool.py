@@ -77,3 +77,19 @@ def test_an_oldest_comfyui_that_cannot_be_built_fails_the_run(run, monkeypatch):
     assert code == 1
     assert len(ran) == len(test.ALL)
     assert "no luck" in out
+
+
+@pytest.mark.parametrize("tier", ["host", "parity"])
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["tests/host/test_cost.py"]], ids=str)
+def test_the_whole_host_tier_runs_in_processes_side_by_side(monkeypatch, tier, there, arguments):
+    called = []
+    monkeypatch.setattr(test, "_has_module", lambda environment, name: there)
+    monkeypatch.setattr(test, "_call", lambda command, variables: called.append(command) or 0)
+    environment = HostEnvironment(Path("ComfyUI"), Path("python"), "unknown")
+    assert test.run_tier(tier, environment, arguments).passed
+    [command] = called
+    whole = arguments != ["tests/host/test_cost.py"]
+    assert (str(test.ROOT / "tests" / tier) in command) is whole
+    assert ("-n" in command) is (whole and there and tier == "host")
+    assert command[len(command) - len(arguments) :] == arguments
