@@ -2,11 +2,16 @@
 
     python tools/run.py benchmarks/gpu.py
     python tools/run.py benchmarks/gpu.py --cpu
+    python tools/run.py benchmarks/gpu.py --count --minutes 20
 
 One picture goes through NMG Sample in a real ComfyUI. With CUDA: SD 1.5 at 512 x 512 and SDXL at
-1024 x 1024, fp16, four steps; the peak is what PyTorch had allocated, weights included. On the CPU:
+1024 x 1024, fp16, four steps; the peak is what PyTorch had allocated, weights included. With --cpu:
 SD 1.5 at 256 x 256, float32, two steps; the peak is what PyTorch's profiler counted above what was
-there when sampling began, weights not included. Weights are random. After so many minutes no
+there when sampling began, weights not included. With --count: the card's pictures and models on the
+CPU, one step, with PyTorch's attention and fp16 weights that are cast to float32 one at a time. Of
+what was counted there half is taken, as fp16 numbers are half as long, but all of it for Prompt-to-
+Prompt, whose maps are float32 everywhere; then the weights are added. So much do tensors take on a
+card; what its libraries take beside them is not in it. Weights are random. After so many minutes no
 further way is begun. Writes gpu.json and gpu.md into the folder given by --out.
 """
 
@@ -18,7 +23,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +50,8 @@ class Scene:
     size: int
     dtype: torch.dtype
     steps: int
+    # What the weights are cast to, if to anything.
+    compute: torch.dtype | None = None
     # GB of all ways, of those with Prompt-to-Prompt: what a card should suffice with.
     goals: tuple[float, float] | None = None
 
@@ -54,10 +61,11 @@ class Scene:
 
 
 ON_CARD = (
-    Scene(SD_15, 512, torch.float16, 4, (4, 5)),
-    Scene(SD_XL, 1024, torch.float16, 4, (12, 12)),
+    Scene(SD_15, 512, torch.float16, 4, goals=(4, 5)),
+    Scene(SD_XL, 1024, torch.float16, 4, goals=(12, 12)),
 )
 ON_CPU = (Scene(SD_15, 256, torch.float32, 2),)
+COUNTED = tuple(replace(scene, compute=torch.float32, steps=1) for scene in ON_CARD)
 
 
 @dataclass(frozen=True)
@@ -78,12 +86,12 @@ class Ways:
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
         self.nodes = importlib.import_module("nmg_pack.nodes")
-        self.model = scene.kind.load(scene.dtype)
+        self.model = scene.kind.load(scene.dtype, scene.compute)
         self.source, self.target, self.negative = map(scene.kind.prompt, range(3))
         cells = scene.size // 8
         latent = random_latent((1, 4, cells, cells))
         self.trajectory = self.nodes.NMGInvert.execute(
-            self.model, self.source, latent, scene.steps, "official"
+            self.model, self.source, latent, scene.steps, "official-masactrl"
         ).args[0]
 
     def all(self) -> list[tuple[str, str, Callable[[], Any]]]:
@@ -130,7 +138,7 @@ class Ways:
 
 
 def measured(run: Callable[[], Any], steps: int, on_card: bool) -> tuple[float, float]:
-    """(peak in GB, seconds per step) of a run."""
+    """(peak in GB, seconds per step) of a run; on the CPU without the weights."""
     if on_card:
         run()  # kernels are chosen and loaded in the first
         torch.cuda.empty_cache()
@@ -150,16 +158,19 @@ def measured(run: Callable[[], Any], steps: int, on_card: bool) -> tuple[float, 
     return peak_bytes(timed) / 1e9, spent[0] / steps
 
 
-def measure(on_card: bool, until: float) -> list[Measured]:
+def measure(scenes: tuple[Scene, ...], on_card: bool, until: float) -> list[Measured]:
     """All ways of all scenes that can be begun before the clock says `until`."""
     results = []
-    for scene in ON_CARD if on_card else ON_CPU:
-        for name, plan, run in Ways(scene).all():
+    for scene in scenes:
+        ways = Ways(scene)
+        for name, plan, run in ways.all():
             if time.perf_counter() > until:
                 return results
             peak, seconds = measured(run, scene.steps, on_card)
-            goals = scene.goals or (None, None)
-            goal = goals["Prompt-to-Prompt" in name]
+            maps = "Prompt-to-Prompt" in name
+            if scene in COUNTED:
+                peak = (peak if maps else peak / 2) + ways.model.model_size() / 1e9
+            goal = (scene.goals or (None, None))[maps]
             found = Measured(str(scene), name, plan, round(peak, 2), round(seconds, 3), goal)
             results.append(found)
             print(_line(found), flush=True)
@@ -186,14 +197,18 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--cpu", action="store_true", help="even where there is a card")
+    parser.add_argument("--count", action="store_true", help="what a card would hold, on the CPU")
     parser.add_argument("--minutes", type=float, default=7.0)
     parser.add_argument("--out", type=Path, default=root / "output" / "gpu")
     options = parser.parse_args()
     started = time.perf_counter()
-    on_card = torch.cuda.is_available() and not options.cpu
-    boot(args=() if on_card else ("--cpu",))
+    on_card = torch.cuda.is_available() and not (options.cpu or options.count)
+    scenes = ON_CARD if on_card else COUNTED if options.count else ON_CPU
+    # The attention that the host chooses for a card.
+    attention = ("--use-pytorch-cross-attention",) if options.count else ()
+    boot(args=() if on_card else ("--cpu", *attention))
     with torch.inference_mode():
-        results = measure(on_card, started + 60 * options.minutes)
+        results = measure(scenes, on_card, started + 60 * options.minutes)
     where = torch.cuda.get_device_name() if on_card else f"CPU, {torch.get_num_threads()} threads"
     options.out.mkdir(parents=True, exist_ok=True)
     written = {"where": where, "torch": torch.__version__, "results": [*map(asdict, results)]}
