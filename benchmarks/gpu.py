@@ -6,13 +6,13 @@
 
 One picture goes through NMG Sample in a real ComfyUI. With CUDA: SD 1.5 at 512 x 512 and SDXL at
 1024 x 1024, fp16, four steps; the peak is what PyTorch had allocated, weights included. With --cpu:
-SD 1.5 at 256 x 256, float32, two steps; the peak is what PyTorch's profiler counted above what was
-there when sampling began, weights not included. With --count: the card's pictures and models on the
-CPU, one step, with PyTorch's attention and fp16 weights that are cast to float32 one at a time. Of
-what was counted there half is taken, as fp16 numbers are half as long, but all of it for Prompt-to-
-Prompt, whose maps are float32 everywhere; then the weights are added. So much do tensors take on a
-card; what its libraries take beside them is not in it. Weights are random. After so many minutes no
-further way is begun. Writes gpu.json and gpu.md into the folder given by --out.
+SD 1.5 at 256 x 256, float32, two steps, PyTorch's attention as on a card; the peak is what its
+profiler counted above what was there when sampling began, weights not included. With --count: the
+card's pictures and models on the CPU, one step, fp16 weights that are cast to float32 one at a
+time. Of what was counted there half is taken, as fp16 numbers are half as long, but all of it for
+Prompt-to-Prompt, whose maps are float32 everywhere; then the weights are added. So much do tensors
+take on a card; what its libraries take beside them is not in it. Weights are random. After so many
+minutes no further way is begun. Writes gpu.json and gpu.md into the folder given by --out.
 """
 
 from __future__ import annotations
@@ -204,9 +204,8 @@ def main() -> None:
     started = time.perf_counter()
     on_card = torch.cuda.is_available() and not (options.cpu or options.count)
     scenes = ON_CARD if on_card else COUNTED if options.count else ON_CPU
-    # The attention that the host chooses for a card.
-    attention = ("--use-pytorch-cross-attention",) if options.count else ()
-    boot(args=() if on_card else ("--cpu", *attention))
+    # The attention that the host takes on a card; for a CPU it takes another, by the free memory.
+    boot(args=() if on_card else ("--cpu", "--use-pytorch-cross-attention"))
     with torch.inference_mode():
         results = measure(scenes, on_card, started + 60 * options.minutes)
     where = torch.cuda.get_device_name() if on_card else f"CPU, {torch.get_num_threads()} threads"
