@@ -351,7 +351,7 @@ def test_the_edit_region_of_a_video_is_refused_by_name(library, nodes, invert, l
         nodes["NMGEditRegion"].execute(loaded(name), trajectory, MODELS[name].prompt(2), 0.0, 0)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(VIDEOS)))
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in VIDEOS])
 def test_the_edit_region_is_where_the_prompts_differ(nodes, invert, loaded, name):
     trajectory, _ = invert(name)
     arguments = (loaded(name), trajectory, MODELS[name].prompt(2), 0.0, 0)
