@@ -23,7 +23,13 @@ import torch
 root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root / "tests"), str(root)]
 
-from host_models import conditioning, make_patcher, random_latent, random_tensor  # noqa: E402
+from host_models import (  # noqa: E402
+    conditioning,
+    make_patcher,
+    random_latent,
+    random_tensor,
+    tokenizer_alone,
+)
 from memory import peak_bytes  # noqa: E402
 
 from tools.host_process import boot  # noqa: E402
@@ -47,14 +53,9 @@ SD15 = {
 SOURCE, TARGET = "a cat sitting on a table", "a tiger sitting on a table"
 
 
-class Clip:
+def clip() -> Any:
     """The host's tokenizer alone: embeddings are random numbers here."""
-
-    def __init__(self) -> None:
-        self.tokenizer = importlib.import_module("comfy.sd1_clip").SD1Tokenizer()
-
-    def tokenize(self, text: str, **options: Any) -> Any:
-        return self.tokenizer.tokenize_with_weights(text, **options)
+    return tokenizer_alone("comfy.sd1_clip", "SD1Tokenizer")
 
 
 class Scene:
@@ -100,7 +101,7 @@ class Scene:
         """The editor at its defaults."""
         node = self.nodes.NMGPromptToPrompt
         texts = SOURCE, TARGET
-        return node.execute(Clip(), *texts, "auto", 0.8, 0.5, blend_words, "").args[0]
+        return node.execute(clip(), *texts, "auto", 0.8, 0.5, blend_words, "").args[0]
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ import torch
 root = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(root / "tests"), str(root)]
 
-from editor_memory import SOURCE, TARGET, Clip  # noqa: E402
+from editor_memory import SOURCE, TARGET, clip  # noqa: E402
 from full_size import SD_15, SD_XL, Kind  # noqa: E402
 from host_models import random_latent  # noqa: E402
 from memory import peak_bytes  # noqa: E402
@@ -108,7 +108,7 @@ class Ways:
         }
         if self.scene.kind is SD_15:
             editor = self.nodes.NMGPromptToPrompt.execute(
-                Clip(), SOURCE, TARGET, "auto", 0.8, 0.5, "cat, tiger", ""
+                clip(), SOURCE, TARGET, "auto", 0.8, 0.5, "cat, tiger", ""
             ).args[0]
             gradients["Prompt-to-Prompt + NMG fused, full"] = {"guidance": full, "editor": editor}
         for name, options in gradients.items():

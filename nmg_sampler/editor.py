@@ -26,6 +26,8 @@ class EditorRun:
 
     def predict(self, prepared: Prepared, step: Step) -> tuple[torch.Tensor, Guided]:
         """The states that the step starts from, and the text-guided prediction of them."""
+        # Beside a source, attention is seen at scale 1 under no method more than under another.
+        alone = not self.run.branches.with_source
         guided = self.run.predictor.guided(
             prepared.x,
             step.level,
@@ -33,7 +35,7 @@ class EditorRun:
             prepared.negative,
             attention=self.attention(step),
             embedding=prepared.embedding,
-            needs_negative=prepared.needs_negative,
+            needs_negative=prepared.needs_negative and alone,
         )
         return prepared.x, guided
 

@@ -223,10 +223,8 @@ class _Fused(_NoiseMapRun):
 
     def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
         super().__init__(method, run)
-        # Text guidance yields the negative prediction, but without a graph; at scale 1 it has to
-        # be asked for it, which would show an editor more than it sees under any other method.
-        own = not math.isclose(run.text_scale, 1) or not run.branches.with_source
-        self.shares = method.gradient is Gradient.DIRECT and own
+        # Text guidance yields the negative prediction, but without a graph.
+        self.shares = method.gradient is Gradient.DIRECT
         self.pending: torch.Tensor | None = None
 
     def acts(self, step: Step) -> bool:
@@ -247,7 +245,7 @@ class _Fused(_NoiseMapRun):
         rows = self.run.branches.held
         if self.shares:
             known = guided.negative
-            # A patch of the model that answers from a cache tells none.
+            # An editor at a scale that counts as 1, or a cached answer.
             if known is None:
                 negative = self.run.predictor.eps(x[rows], step.level, Prompt.NEGATIVE)
             else:

@@ -124,9 +124,7 @@ class _ProximalRun(GuidedRun):
         self.edited: torch.Tensor | None = None
 
     def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        # An editor is left to see at scale 1 what it sees under any other method.
-        alone = not self.run.branches.with_source
-        return self.base.prepare(x, step)._replace(needs_negative=alone and self.parts(step))
+        return self.base.prepare(x, step)._replace(needs_negative=self.parts(step))
 
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         if self.run.text_scale == 0:  # nothing of the prompt is in it

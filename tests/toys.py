@@ -68,10 +68,17 @@ class Counting:
         """The noise in `x`; what the toys below define."""
         raise NotImplementedError
 
+    def noise_under(self, x, level, prompt, rows, attention=None, embedding=None):
+        """The noise in the branches `rows`; what a toy with attention defines instead."""
+        return self.noise_of(x, level, prompt)
+
     def eps(self, x, level, prompt, attention=None, embedding=None):
-        with_graph = torch.is_grad_enabled() and x.requires_grad
+        with_graph = torch.is_grad_enabled() and (
+            x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
+        )
         self.calls.append(Call("eps", len(x), level, prompt, with_graph))
-        result = self.noise_of(x, level, prompt)
+        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        result = self.noise_under(x, level, prompt, rows, attention, embedding)
         if with_graph and result.requires_grad:
             result.register_hook(self._count_backward)
         return result
@@ -89,11 +96,11 @@ class Counting:
     ):
         single = negative is not None or (text_scale == 1 and not needs_negative)
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
-        positive = self.noise_of(x, level, Prompt.POSITIVE)
+        positive = self.noise_under(x, level, Prompt.POSITIVE, rows, attention)
         if text_scale == 1 and not needs_negative:
             return Guided(positive, negative)
         if negative is None:
-            negative = self.noise_of(x, level, Prompt.NEGATIVE)
+            negative = self.noise_under(x, level, Prompt.NEGATIVE, rows, attention, embedding)
         return Guided(negative + text_scale * (positive - negative), negative)
 
     @property
@@ -223,39 +230,8 @@ class AttentiveNoise(Counting):
         own = {Prompt.SOURCE: self.source, Prompt.NEGATIVE: self.negative}
         return PromptEmbedding((own.get(prompt) if prompt in own else self.targets[0])[None])
 
-    def eps(self, x, level, prompt, attention=None, embedding=None):
-        with_graph = torch.is_grad_enabled() and (
-            x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
-        )
-        self.calls.append(Call("eps", len(x), level, prompt, with_graph))
-        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+    def noise_under(self, x, level, prompt, rows, attention=None, embedding=None):
         text = prompt is not Prompt.NEGATIVE
-        result = self._half(x, level, text, rows, attention, embedding)
-        if with_graph and result.requires_grad:
-            result.register_hook(self._count_backward)
-        return result
-
-    def guided(
-        self,
-        x,
-        level,
-        text_scale,
-        negative=None,
-        rows=Rows.ALL,
-        attention=None,
-        embedding=None,
-        needs_negative=False,
-    ):
-        single = negative is not None or (text_scale == 1 and not needs_negative)
-        self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
-        positive = self._half(x, level, True, rows, attention)
-        if text_scale == 1 and not needs_negative:
-            return Guided(positive, negative)
-        if negative is None:
-            negative = self._half(x, level, False, rows, attention, embedding)
-        return Guided(negative + text_scale * (positive - negative), negative)
-
-    def _half(self, x, level, text, rows, attention, embedding=None):
         branches = self.branches.part(rows)
         if len(x) != branches.rows:  # the held rows alone, under the negative prompt
             branches = Branches(branches.pictures, len(x) // branches.pictures)

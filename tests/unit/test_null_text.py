@@ -392,9 +392,9 @@ def test_a_patch_that_cuts_the_graph_is_refused_with_another_method():
 @pytest.mark.parametrize("where", ["update", "path"])
 def test_numbers_that_are_not_finite_are_named_with_their_step(where):
     class Broken(AttentiveNoise):
-        def _half(self, *args):
+        def noise_under(self, *args):
             bad = torch.is_grad_enabled() == (where == "update") and len(self.calls) > 12
-            return super()._half(*args) * (math.nan if bad else 1.0)
+            return super().noise_under(*args) * (math.nan if bad else 1.0)
 
     predictor = Broken(SOURCE, [SOURCE], NEGATIVE, Branches(2))
     with pytest.raises(NotFinite, match=f"step . of {STEPS}"):

@@ -321,7 +321,7 @@ def test_a_prompt_that_was_repeated_beside_a_longer_one_is_compared_once():
 def test_a_negative_in_parts_is_refused():
     class Twice(AttentiveNoise):
         def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
-            self._half(x, level, False, rows, attention)
+            self.noise_under(x, level, Prompt.NEGATIVE, rows, attention)
             return super().guided(x, level, text_scale, negative, rows, attention)
 
     predictor = Twice(SOURCE, [MOVED], NEGATIVE, Branches(2, 1, True))
