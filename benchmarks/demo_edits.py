@@ -18,11 +18,10 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 root = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(root / "demo"), str(root)]
+sys.path.insert(0, str(root))
 
-import checkers  # noqa: E402
-import scenes  # noqa: E402
-
+from demo import scenes  # noqa: E402
+from demo.training import checkers  # noqa: E402
 from tools.host_process import boot  # noqa: E402
 
 # The object's colour is read away from its soft edge.

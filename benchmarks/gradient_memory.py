@@ -3,8 +3,8 @@
     python tools/run.py benchmarks/gradient_memory.py
 
 From this the pack estimates, before a run, whether all activations fit into memory
-(nodes/host/memory_plans.py). One row, float32 on the CPU, random weights. The peaks are counted by
-PyTorch's profiler from what is there when sampling begins, so weights do not count. Flux is not
+(nodes/host/gradient/plans.py). One row, float32 on the CPU, random weights. The peaks are counted
+by PyTorch's profiler from what is there when sampling begins, so weights do not count. Flux is not
 loaded whole: it is measured with one and two blocks of each kind, of full width, and what a block
 adds is added up. Writes a table to standard output.
 """
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 
 def row(name: str, model: Any, shape: tuple[int, ...], prompt: Any, level: Any = None) -> Row:
     """A network for a latent (1, channels, height, width)."""
-    plans = importlib.import_module("nmg_pack.nodes.host.memory_plans")
+    plans = importlib.import_module("nmg_pack.nodes.host.gradient.plans")
     peaks = []
     for plan in PLANS:
         pass_ = Differentiation(plan, shape, prompt, level)

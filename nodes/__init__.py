@@ -1,32 +1,37 @@
 """The nodes of the pack."""
 
-from .attention_maps import NMGAttentionMaps
-from .composite import NMGCompositeOriginal
-from .custom_sampling import NMGGuider, NMGSampler
 from .demo import NMGDemoModel, NMGDemoPicture
-from .difference import NMGDifference
-from .direct_inversion import NMGDirectInversion
-from .direction import NMGApplyDirection, NMGEditDirection, NMGLoadDirection, NMGSaveDirection
-from .edit_friendly import NMGEditFriendly
-from .edit_region import NMGEditRegion
-from .files import NMGLoadTrajectory, NMGSaveTrajectory
-from .gradient_memory import NMGGradientMemory
-from .guidance import NMGGuidance
-from .host.sockets import ComfyExtension, io
-from .invert import NMGInvert
-from .masactrl import NMGMasaCtrl
-from .negative_prompt import NMGNegativePrompt
-from .null_text import NMGNullText
-from .padding import NMGCropPadding, NMGPadToGrid
-from .pix2pix_zero import NMGPix2PixZero
-from .plain import NMGPlainGuidance
-from .prompt_to_prompt import NMGPromptToPrompt
-from .prompts import NMGPrompts
-from .proximal import NMGProximal
-from .reconstruction_check import NMGReconstructionCheck
-from .sample import NMGSample
-from .sweep import NMGSweep
-from .trajectory_preview import NMGTrajectoryPreview
+from .editors.direction import (
+    NMGApplyDirection,
+    NMGEditDirection,
+    NMGLoadDirection,
+    NMGSaveDirection,
+)
+from .editors.masactrl import NMGMasaCtrl
+from .editors.pix2pix_zero import NMGPix2PixZero
+from .editors.prompt_to_prompt import NMGPromptToPrompt
+from .editors.prompts import NMGPrompts
+from .host.api.sockets import ComfyExtension, io
+from .looks.attention_maps import NMGAttentionMaps
+from .looks.difference import NMGDifference
+from .looks.edit_region import NMGEditRegion
+from .looks.reconstruction_check import NMGReconstructionCheck
+from .looks.trajectory_preview import NMGTrajectoryPreview
+from .methods.direct_inversion import NMGDirectInversion
+from .methods.edit_friendly import NMGEditFriendly
+from .methods.negative_prompt import NMGNegativePrompt
+from .methods.noise_map import NMGGuidance
+from .methods.null_text import NMGNullText
+from .methods.plain import NMGPlainGuidance
+from .methods.proximal import NMGProximal
+from .path.custom_sampling import NMGGuider, NMGSampler
+from .path.gradient_memory import NMGGradientMemory
+from .path.invert import NMGInvert
+from .path.sample import NMGSample
+from .path.sweep import NMGSweep
+from .path.trajectory_files import NMGLoadTrajectory, NMGSaveTrajectory
+from .pixels.composite import NMGCompositeOriginal
+from .pixels.padding import NMGCropPadding, NMGPadToGrid
 
 NODES: list[type[io.ComfyNode]] = [
     NMGInvert,

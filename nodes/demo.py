@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ..demo import scenes
-from .host.demo_model import load_demo_model
-from .host.sockets import io
+from .host.api.sockets import io
+from .host.models.demo_model import load_demo_model
 
 DEMO_MODEL = Path(__file__).parent.parent / "demo" / "model.safetensors"
 

@@ -273,8 +273,8 @@ class Differentiation:
     def __init__(self, plan=None, shape=STATE, prompt=None, level=None):
         self.plan = plan
         self.library = importlib.import_module("nmg_pack.nmg_sampler")
-        self.runs = importlib.import_module("nmg_pack.nodes.host.runs")
-        levels = importlib.import_module("nmg_pack.nmg_sampler.levels")
+        self.runs = importlib.import_module("nmg_pack.nodes.host.runs.procedure")
+        levels = importlib.import_module("nmg_pack.nmg_sampler.trajectory.levels")
         self.level = levels.NoiseLevel(*level) if level else levels.level_from_k_sigma(1.3)
         self.x = random_tensor(shape, 1)
         self.prompt = prompt or random_prompt(2)
@@ -300,7 +300,7 @@ class Differentiation:
 
     def ours(self, model, prompt=None):
         """(eps, J^T cotangent) through the pack."""
-        module = importlib.import_module("nmg_pack.nmg_sampler.predictor")
+        module = importlib.import_module("nmg_pack.nmg_sampler.contract.predictor")
 
         def call(predictor):
             eps, pullback = module.differentiable_eps(

@@ -46,10 +46,11 @@ recorded = cache(Recorded)
 
 
 def host_parts():
-    """(library, host module `model`, host module `runs`) of the pack, once it is booted."""
+    """(library, host module of models, host module of runs) of the pack, once it is booted."""
     library = importlib.import_module("nmg_pack.nmg_sampler")
     return library, *[
-        importlib.import_module(f"nmg_pack.nodes.host.{name}") for name in ("model", "runs")
+        importlib.import_module(f"nmg_pack.nodes.host.{name}")
+        for name in ("models.model", "runs.procedure")
     ]
 
 

@@ -1,7 +1,7 @@
 """Run a script of this repository in the host environment, which is found or built first.
 
     python tools/run.py benchmarks/overhead.py --steps 20
-    python tools/run.py demo/train.py
+    python tools/run.py demo/training/train.py
     python tools/run.py --browser tools/screenshots.py
     python tools/run.py --comfyui-version 0.24.1 benchmarks/overhead.py
 

@@ -53,13 +53,13 @@ def masactrl(
     """The node's editor, without masks."""
     settings = {"start_step": start_step, "start_layer": start_layer}
     settings |= (per_kind or {}).get(edit.kind, {})
-    node = importlib.import_module("nmg_pack.nodes.masactrl").NMGMasaCtrl
+    node = importlib.import_module("nmg_pack.nodes.editors.masactrl").NMGMasaCtrl
     return node.execute(**settings).args[0]
 
 
 def pix2pix_zero(bench: Bench, edit: Edit, attention_scale: float = 0.1) -> Any:
     """The node's editor; goes with `directed_prompts`."""
-    node = importlib.import_module("nmg_pack.nodes.pix2pix_zero").NMGPix2PixZero
+    node = importlib.import_module("nmg_pack.nodes.editors.pix2pix_zero").NMGPix2PixZero
     return node.execute(attention_scale).args[0]
 
 
@@ -71,7 +71,7 @@ def directed_prompts(bench: Bench, edit: Edit, forms: bool = True) -> Any:
         forms: whether the direction is the mean over all forms of the captions, or of the
             caption's own form alone, which makes it the target prompt.
     """
-    nodes = importlib.import_module("nmg_pack.nodes.direction")
+    nodes = importlib.import_module("nmg_pack.nodes.editors.direction")
     numbers = range(len(scenes.caption_forms)) if forms else (edit.source.form,)
     before, after = (
         "\n".join(scenes.caption(dataclasses.replace(scene, form=form)) for form in numbers)

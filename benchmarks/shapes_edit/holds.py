@@ -67,26 +67,26 @@ def nmg(
 
 def negative_prompt(bench: Bench, interpolation: float = 0.0) -> Held:
     """Negative-Prompt Inversion."""
-    made = _node("negative_prompt", "NMGNegativePrompt").execute(interpolation)
+    made = _node("methods.negative_prompt", "NMGNegativePrompt").execute(interpolation)
     return Held(made.args[0], inverted(bench)[0])
 
 
 def proximal(bench: Bench, threshold: str = "soft", quantile: float = 0.4, **choices: Any) -> Held:
     """Proximal guidance; the published quantile 0.7 counts the source branch in and is 0.4 here."""
-    made = _node("proximal", "NMGProximal").execute(threshold, quantile, **choices)
+    made = _node("methods.proximal", "NMGProximal").execute(threshold, quantile, **choices)
     return Held(made.args[0], inverted(bench)[0])
 
 
 def direct_inversion(bench: Bench) -> Held:
     """Direct Inversion: the source branch is the trajectory."""
-    made = _node("direct_inversion", "NMGDirectInversion").execute(1.0)
+    made = _node("methods.direct_inversion", "NMGDirectInversion").execute(1.0)
     return Held(made.args[0], inverted(bench)[0])
 
 
 def null_text(bench: Bench, text_scale: float) -> Held:
     """Null-Text Inversion at the published 10 updates and learning rate 0.01."""
     trajectory, _ = inverted(bench)
-    node = _node("null_text", "NMGNullText")
+    node = _node("methods.null_text", "NMGNullText")
     (guidance, optimised), cost = _once(
         bench,
         ("null text", text_scale),
@@ -99,7 +99,7 @@ def edit_friendly(
     bench: Bench, steps: int = 100, skip: int = 36, source_scale: float = 3.5
 ) -> Held:
     """Edit-Friendly Inversion; its cost is all of its own inversion."""
-    node = _node("edit_friendly", "NMGEditFriendly")
+    node = _node("methods.edit_friendly", "NMGEditFriendly")
     prompts = bench.source_prompts, bench.empty_prompt
     (guidance, trajectory), cost = _once(
         bench,
@@ -124,7 +124,7 @@ def inverted(bench: Bench, refine: int = 0) -> tuple[Any, dict[str, float]]:
 
 
 def _region(bench: Bench, trajectory: Any, settings: dict[str, Any]) -> Any:
-    node = _node("edit_region", "NMGEditRegion")
+    node = _node("looks.edit_region", "NMGEditRegion")
     return _once(
         bench,
         ("region", tuple(settings.items())),

@@ -46,12 +46,12 @@ def vae(nodes):
 
 @pytest.fixture(scope="session")
 def model_tools(pack):
-    return importlib.import_module("nmg_pack.nodes.host.model")
+    return importlib.import_module("nmg_pack.nodes.host.models.model")
 
 
 @pytest.fixture(scope="session")
 def runs(pack):
-    return importlib.import_module("nmg_pack.nodes.host.runs")
+    return importlib.import_module("nmg_pack.nodes.host.runs.procedure")
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ FLOAT32_RUN = 1e-4
 
 @pytest.fixture(scope="module")
 def node(pack):
-    return importlib.import_module("nmg_pack.nodes.attention_maps").NMGAttentionMaps
+    return importlib.import_module("nmg_pack.nodes.looks.attention_maps").NMGAttentionMaps
 
 
 @pytest.fixture(scope="module")
 def maps(pack):
-    return importlib.import_module("nmg_pack.nodes.host.maps")
+    return importlib.import_module("nmg_pack.nodes.host.runs.attention_maps")
 
 
 @pytest.fixture(scope="module")
 def drawing(pack):
-    return importlib.import_module("nmg_pack.nodes.overlay")
+    return importlib.import_module("nmg_pack.nodes.drawing.overlay")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ model_file = Path(__file__).resolve().parents[2] / "demo" / "model.safetensors"
 
 @pytest.fixture(scope="module")
 def demo_model(pack):
-    return importlib.import_module("nmg_pack.nodes.host.demo_model")
+    return importlib.import_module("nmg_pack.nodes.host.models.demo_model")
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,9 @@ def test_vae_reconstructs_held_out_pictures(parts):
 
 
 def test_missing_file_is_named(demo_model, tmp_path):
-    with pytest.raises(ValueError, match=r"path has no file.*gone\.safetensors.*demo/train\.py"):
+    with pytest.raises(
+        ValueError, match=r"path has no file.*gone\.safetensors.*demo/training/train"
+    ):
         demo_model.load_demo_model(tmp_path / "gone.safetensors")
 
 

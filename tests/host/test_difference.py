@@ -10,7 +10,7 @@ from host_models import random_tensor
 
 @pytest.fixture(scope="module")
 def quality(pack):
-    return importlib.import_module("nmg_pack.nodes.quality")
+    return importlib.import_module("nmg_pack.nodes.drawing.quality")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 @pytest.fixture(scope="module")
 def direction_nodes(pack):
-    return importlib.import_module("nmg_pack.nodes.direction")
+    return importlib.import_module("nmg_pack.nodes.editors.direction")
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +260,7 @@ def test_without_regularisation_the_inversion_is_what_it_was_whatever_the_seed(i
 
 
 def test_regularisation_brings_the_noisiest_state_nearer_to_white_noise(invert):
-    module = importlib.import_module("nmg_pack.nmg_sampler.regularization")
+    module = importlib.import_module("nmg_pack.nmg_sampler.methods.regularization")
     plain, whiter = (invert(regularize=count)[-1] for count in (0, 5))
     # Measured 0.36 and 0.036.
     assert float(module.kl_divergence(whiter)) < 0.2 * float(module.kl_divergence(plain))

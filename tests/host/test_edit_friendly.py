@@ -30,7 +30,7 @@ def model(pack):
 
 @pytest.fixture(scope="module")
 def node(pack):
-    return importlib.import_module("nmg_pack.nodes.edit_friendly").NMGEditFriendly
+    return importlib.import_module("nmg_pack.nodes.methods.edit_friendly").NMGEditFriendly
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ RUN = 1e-4  # float32 rounding of two predictions
 
 @pytest.fixture(scope="module")
 def node(pack):
-    return importlib.import_module("nmg_pack.nodes.edit_region").NMGEditRegion
+    return importlib.import_module("nmg_pack.nodes.looks.edit_region").NMGEditRegion
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def test_several_targets_are_united(node, model, invert):
 
 
 def test_nmg_sample_reads_the_cells_back_as_they_were_found(node, model, invert):
-    plan = importlib.import_module("nmg_pack.nodes.host.plan")
+    plan = importlib.import_module("nmg_pack.nodes.host.runs.plan")
     trajectory = invert((1, 4, 9, 7))
     mask = find(node, model, trajectory)
     fitted = plan.fit_mask(mask, torch.Size((1, 4, 9, 7)))
@@ -191,7 +191,7 @@ def test_prompts_that_are_not_built_alike_will_do(node, model, invert):
 def test_it_works_on_edit_friendly_states_and_in_a_noise_mask(node, model, invert):
     masked = invert(noise_mask=torch.ones(1, 64, 64))
     assert torch.equal(find(node, model, masked), find(node, model, invert()))
-    inversion = importlib.import_module("nmg_pack.nodes.edit_friendly").NMGEditFriendly
+    inversion = importlib.import_module("nmg_pack.nodes.methods.edit_friendly").NMGEditFriendly
     arguments = (random_prompt(1), random_prompt(3), random_latent((1, 4, 8, 8)))
     made = inversion.execute(model, *arguments, 6, "official-masactrl", 3.5, 2, 0)
     assert find(node, model, made.result[1]).shape == (1, 64, 64)

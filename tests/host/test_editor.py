@@ -30,7 +30,7 @@ def model(pack):
 
 @pytest.fixture(scope="module")
 def attention_tools(pack):
-    return importlib.import_module("nmg_pack.nodes.host.attention")
+    return importlib.import_module("nmg_pack.nodes.host.network.attention")
 
 
 @pytest.fixture(scope="module")

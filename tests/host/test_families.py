@@ -183,7 +183,7 @@ def test_the_gradient_is_the_slope_of_the_prediction(loaded, name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_memory_plan_gives_the_same_gradient(loaded, name):
-    kept, *others = importlib.import_module("nmg_pack.nodes.host.memory_plans").PLANS
+    kept, *others = importlib.import_module("nmg_pack.nodes.host.gradient.plans").PLANS
     _, expected = differentiation(name, kept.value).ours(loaded(name))
     for plan in others:
         _, again = differentiation(name, plan.value).ours(loaded(name))
@@ -228,7 +228,7 @@ def test_a_batch_is_each_picture_alone(invert, sample, name):
 
 @pytest.mark.parametrize("name", ["SD 2.x v", "SD 3", "Flux", "WAN", "LTX"])
 def test_a_trajectory_file_gives_the_same_edit(library, invert, sample, tmp_path, name):
-    files = importlib.import_module("nmg_pack.nmg_sampler.trajectory_file")
+    files = importlib.import_module("nmg_pack.nmg_sampler.files.trajectory_file")
     trajectory, _ = invert(name)
     path = tmp_path / "kept.nmg.safetensors"
     files.save_trajectory(trajectory, path)
@@ -390,7 +390,7 @@ def test_edit_friendly_inversion_brings_the_picture_back(nodes, loaded, sample, 
 
 @pytest.mark.parametrize("name", UNETS)
 def test_regularisation_brings_the_noisiest_state_nearer_to_white_noise(invert, name):
-    module = importlib.import_module("nmg_pack.nmg_sampler.regularization")
+    module = importlib.import_module("nmg_pack.nmg_sampler.methods.regularization")
     # As loud as a trained model is: noise of variance 1.
     model = replace(MODELS[name], loudness=1.0).load()
     plain, whiter = (invert(name, model=model, regularize=count)[0].states[-1] for count in (0, 5))

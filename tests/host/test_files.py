@@ -148,7 +148,7 @@ def test_the_node_shows_where_it_wrote(nodes, model, output):
 def shown(pack, monkeypatch):
     """What the node shows on itself, and the files there were at that moment."""
     texts = []
-    module = importlib.import_module("nmg_pack.nodes.files")
+    module = importlib.import_module("nmg_pack.nodes.path.trajectory_files")
     folder = importlib.import_module("folder_paths")
 
     def note(node, text):

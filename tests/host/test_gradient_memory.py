@@ -32,7 +32,7 @@ def blocks(pack):
 
 @pytest.fixture(scope="module")
 def plans(pack):
-    return importlib.import_module("nmg_pack.nodes.host.memory_plans")
+    return importlib.import_module("nmg_pack.nodes.host.gradient.plans")
 
 
 def same(got, expected):
@@ -379,7 +379,7 @@ def test_the_estimate_is_the_hosts_and_knows_what_adds_up(plans, monkeypatch):
 @pytest.fixture
 def checkpointed(pack):
     """(gradient at a vector of a function of one tensor, its activations computed again)."""
-    module = importlib.import_module("nmg_pack.nodes.host.memory_checkpoint")
+    module = importlib.import_module("nmg_pack.nodes.host.gradient.checkpoint")
 
     def gradient(function, again=None, copy=None):
         with torch.inference_mode(False), torch.enable_grad():

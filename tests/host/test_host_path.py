@@ -465,7 +465,7 @@ def test_a_batch_of_two_is_two_singles(nodes, model, mode, gradient):
 
 def test_the_scale_means_the_same_on_a_picture_of_another_size(nodes, model):
     """A tile repeated: with a sum per sample, each element is pushed as in the small picture."""
-    levels = importlib.import_module("nmg_pack.nmg_sampler.energy")
+    levels = importlib.import_module("nmg_pack.nmg_sampler.methods.energy")
     library = importlib.import_module("nmg_pack.nmg_sampler")
     x, reference = random_tensor(SHAPE, 1), random_tensor(SHAPE, 2)
     small = levels.energy_slope(x, reference, library.Loss.L2)

@@ -23,12 +23,12 @@ TARGET = "a yellow circle on a striped blue background"
 
 @pytest.fixture(scope="module")
 def node(pack):
-    return importlib.import_module("nmg_pack.nodes.masactrl").NMGMasaCtrl
+    return importlib.import_module("nmg_pack.nodes.editors.masactrl").NMGMasaCtrl
 
 
 @pytest.fixture(scope="module")
 def masactrl(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.masactrl")
+    return importlib.import_module("nmg_pack.nmg_sampler.editors.masactrl")
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_only_the_hosts_own_kernel_knows_queries_times_keys(
     nodes, node, masactrl, model, trajectory, monkeypatch, masks
 ):
     """The editor makes no such tensor itself, and asks for no more of them than plain attention."""
-    attention = importlib.import_module("nmg_pack.nodes.host.attention")
+    attention = importlib.import_module("nmg_pack.nodes.host.network.attention")
     shapes, work, layers, made = Shapes(), [], [], []
     kernel, edited = attention.optimized_attention, masactrl.mutual_attention
 

@@ -33,19 +33,19 @@ def model(pack):
 
 @pytest.fixture(scope="module")
 def direct_inversion(pack):
-    node = importlib.import_module("nmg_pack.nodes.direct_inversion").NMGDirectInversion
+    node = importlib.import_module("nmg_pack.nodes.methods.direct_inversion").NMGDirectInversion
     return lambda *settings, **named: first(node.execute(*settings, **named))
 
 
 @pytest.fixture(scope="module")
 def proximal(pack):
-    node = importlib.import_module("nmg_pack.nodes.proximal").NMGProximal
+    node = importlib.import_module("nmg_pack.nodes.methods.proximal").NMGProximal
     return lambda *settings, **named: first(node.execute(*settings, **named))
 
 
 @pytest.fixture(scope="module")
 def npi(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.negative_prompt").NegativePromptGuidance()
+    return importlib.import_module("nmg_pack.nmg_sampler").NegativePromptGuidance()
 
 
 @pytest.fixture(scope="module")

@@ -36,17 +36,17 @@ def model(pack):
 
 @pytest.fixture(scope="module")
 def null_text(pack):
-    return importlib.import_module("nmg_pack.nodes.null_text").NMGNullText
+    return importlib.import_module("nmg_pack.nodes.methods.null_text").NMGNullText
 
 
 @pytest.fixture(scope="module")
 def negative_prompt(pack):
-    return importlib.import_module("nmg_pack.nodes.negative_prompt").NMGNegativePrompt
+    return importlib.import_module("nmg_pack.nodes.methods.negative_prompt").NMGNegativePrompt
 
 
 @pytest.fixture(scope="module")
 def plain(pack):
-    return first(importlib.import_module("nmg_pack.nodes.plain").NMGPlainGuidance.execute())
+    return first(importlib.import_module("nmg_pack.nodes.methods.plain").NMGPlainGuidance.execute())
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +125,12 @@ def test_it_reconstructs_better_than_text_guidance(nodes, null_text, plain, mode
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_replay_is_the_optimised_path_bit_for_bit(nodes, null_text, model, masked, monkeypatch):
     trajectory = invert(nodes, model, **({"noise_mask": torch.eye(8)[None]} if masked else {}))
-    host = importlib.import_module("nmg_pack.nodes.host.null_text")
+    host = importlib.import_module("nmg_pack.nodes.host.runs.null_text")
     ends = []
 
     def keep(*args, **options):
         found = importlib.import_module(
-            "nmg_pack.nmg_sampler.null_text_optimisation"
+            "nmg_pack.nmg_sampler.methods.null_text_optimisation"
         ).optimise_null_text(*args, **options)
         ends.append(found[1])
         return found
@@ -152,7 +152,7 @@ def test_no_inner_steps_are_text_guidance(nodes, null_text, plain, model, trajec
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
 def test_the_gradient_in_the_embedding_is_that_of_finite_differences(differentiation, kind):
     model = parity_network("two", prediction=kind)
-    predictor_module = importlib.import_module("nmg_pack.nmg_sampler.predictor")
+    predictor_module = importlib.import_module("nmg_pack.nmg_sampler.contract.predictor")
     negative, level = differentiation.library.Prompt.NEGATIVE, differentiation.level
     tokens, h = random_tensor((2, 7, 48), 6), 4e-3
     direction = random_tensor((2, 7, 48), 7)

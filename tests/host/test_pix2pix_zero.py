@@ -36,17 +36,17 @@ def model(pack):
 
 @pytest.fixture(scope="module")
 def node(pack):
-    return importlib.import_module("nmg_pack.nodes.pix2pix_zero").NMGPix2PixZero
+    return importlib.import_module("nmg_pack.nodes.editors.pix2pix_zero").NMGPix2PixZero
 
 
 @pytest.fixture(scope="module")
 def method(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.pix2pix_zero")
+    return importlib.import_module("nmg_pack.nmg_sampler.editors.pix2pix_zero")
 
 
 @pytest.fixture(scope="module")
 def attention(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.attention")
+    return importlib.import_module("nmg_pack.nmg_sampler.contract.attention")
 
 
 def invert(nodes, model, shape=SHAPE, steps=STEPS):
@@ -322,7 +322,7 @@ def test_a_second_run_of_the_same_editor_is_the_first(nodes, model, trajectory, 
 
 
 def test_the_memory_is_said_once_per_run_beforehand(nodes, model, trajectory, node, caplog):
-    sizes = importlib.import_module("nmg_pack.nodes.host.pix2pix_zero").cross_attention_sizes
+    sizes = importlib.import_module("nmg_pack.nodes.host.runs.pix2pix_zero").cross_attention_sizes
     assert sizes(model.model.diffusion_model, (8, 7)) == [
         (56, 4), (16, 4), (16, 4), (16, 4), (16, 4), (56, 4), (56, 4)
     ]  # fmt: skip

@@ -166,7 +166,7 @@ def edit_friendly(nodes, model, _):
 
 
 def attention_maps(_, model, trajectory):
-    maps = importlib.import_module("nmg_pack.nodes.host.maps")
+    maps = importlib.import_module("nmg_pack.nodes.host.runs.attention_maps")
     maps.run_attention_maps(model, trajectory, [(1,)], 7, 2, 0)
 
 

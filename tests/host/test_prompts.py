@@ -45,17 +45,17 @@ def sd1(clips):
 
 @pytest.fixture(scope="module")
 def tokenize(pack):
-    return importlib.import_module("nmg_pack.nodes.host.prompts").tokenize
+    return importlib.import_module("nmg_pack.nodes.host.models.tokens").tokenize
 
 
 @pytest.fixture(scope="module")
 def prompts(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.prompts")
+    return importlib.import_module("nmg_pack.nmg_sampler.words.prompt")
 
 
 @pytest.fixture(scope="module")
 def alignment(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.alignment")
+    return importlib.import_module("nmg_pack.nmg_sampler.words.alignment")
 
 
 @pytest.fixture
@@ -334,7 +334,7 @@ def test_a_checkpoint_without_a_text_encoder_is_refused(tokenize):
     "before", ["", "a plain (red:1.2) background, " * 20], ids=["short", "long"]
 )
 def test_the_columns_are_those_of_the_conditioning(pack, tokenize, prompts, before):
-    demo_model = importlib.import_module("nmg_pack.nodes.host.demo_model")
+    demo_model = importlib.import_module("nmg_pack.nodes.host.models.demo_model")
     _, clip, _ = demo_model.load_demo_model(DEMO)
     texts = [f"{before}a big {word} star" for word in ("red", "cyan")]
     one, other = (clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in texts)

@@ -165,7 +165,7 @@ def test_of_a_batch_the_words_are_on_the_worst(nodes, model, check, decoded, num
 
 
 def test_the_curve_is_of_the_distances_of_all_ways(check, pack, monkeypatch):
-    module, seen = importlib.import_module("nmg_pack.nodes.reconstruction_check"), []
+    module, seen = importlib.import_module("nmg_pack.nodes.looks.reconstruction_check"), []
 
     def watch(title, x_title, y_title, lines):
         seen.extend(lines)

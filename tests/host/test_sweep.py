@@ -37,7 +37,7 @@ def pair(nodes, model):
 
 @pytest.fixture(scope="module")
 def drawing(pack):
-    return importlib.import_module("nmg_pack.nodes.sheet")
+    return importlib.import_module("nmg_pack.nodes.drawing.sheet")
 
 
 @pytest.fixture

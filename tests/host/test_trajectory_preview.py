@@ -35,7 +35,7 @@ def preview(nodes, trajectory, vae):
 @pytest.fixture
 def drawn(pack, monkeypatch):
     """What the contact sheets are made of: pictures, columns, rows."""
-    module, seen = importlib.import_module("nmg_pack.nodes.trajectory_preview"), []
+    module, seen = importlib.import_module("nmg_pack.nodes.looks.trajectory_preview"), []
     draw = module.contact_sheet
 
     def watch(*parts):
@@ -58,7 +58,7 @@ def test_the_pictures_are_those_that_the_inversion_showed(
     nodes, model, preview, vae, drawn, monkeypatch
 ):
     """The first is the picture, the others what the model made of the state below."""
-    runs = importlib.import_module("nmg_pack.nodes.host.runs")
+    runs = importlib.import_module("nmg_pack.nodes.host.runs.procedure")
     shown = []
 
     def watch(event, pictures):
@@ -66,7 +66,7 @@ def test_the_pictures_are_those_that_the_inversion_showed(
         return event.x0
 
     monkeypatch.setattr(runs, "side_by_side", watch)
-    levels = importlib.import_module("nmg_pack.nmg_sampler.levels")
+    levels = importlib.import_module("nmg_pack.nmg_sampler.trajectory.levels")
     trajectory = invert(nodes, model)
     preview(trajectory, count=STEPS + 1)
     pictures, columns, rows = drawn[0]
@@ -75,7 +75,7 @@ def test_the_pictures_are_those_that_the_inversion_showed(
     decode = importlib.import_module("nodes").VAEDecode().decode
     format_ = model.model.latent_format
     schedule = trajectory.schedule
-    sheet = importlib.import_module("nmg_pack.nodes.sheet")
+    sheet = importlib.import_module("nmg_pack.nodes.drawing.sheet")
     expected = [trajectory.states[0]]
     for entry, x0 in enumerate(shown):
         # The noise of that call, with the level the step began at.
@@ -110,7 +110,7 @@ def test_a_batch_has_a_row_for_each_picture(nodes, model, preview, drawn):
     pictures, columns, rows = drawn[0]
     assert len(columns.labels) == 3
     assert rows.labels == ["picture 1", "picture 2"]
-    sheet = importlib.import_module("nmg_pack.nodes.sheet")
+    sheet = importlib.import_module("nmg_pack.nodes.drawing.sheet")
     decode = importlib.import_module("nodes").VAEDecode().decode
     vae = nodes["NMGDemoModel"].execute().result[2]
     (images,) = decode(vae, random_latent((2, *SHAPE[1:])))
@@ -164,7 +164,7 @@ def test_states_drawn_one_by_one_are_shown_as_they_are(nodes, model, preview, dr
     pictures, columns, _ = drawn[0]
     assert columns.title.startswith("state ")
     decode = importlib.import_module("nodes").VAEDecode().decode
-    sheet = importlib.import_module("nmg_pack.nodes.sheet")
+    sheet = importlib.import_module("nmg_pack.nodes.drawing.sheet")
     noisiest = model.model.latent_format.process_out(states.states[-1])
     (image,) = decode(vae, {"samples": noisiest})
     assert abs(pictures[1] - sheet.fit(image[0].numpy(), 256)).max() < 0.02

@@ -9,7 +9,7 @@ from recorded import END_TOLERANCE, FLIPPED, differences, invert, recorded, samp
 
 @pytest.fixture(scope="module")
 def masactrl(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.masactrl").MasaCtrl
+    return importlib.import_module("nmg_pack.nmg_sampler.editors.masactrl").MasaCtrl
 
 
 def settings():

@@ -34,9 +34,9 @@ class Tokens:
 def editor_of(name, published=True):
     """The recorded controller; with `published` its replacement has the published defect."""
     library = importlib.import_module("nmg_pack.nmg_sampler")
-    settings = importlib.import_module("nmg_pack.nmg_sampler.word_settings")
-    alignment = importlib.import_module("nmg_pack.nmg_sampler.alignment")
-    tokenize = importlib.import_module("nmg_pack.nodes.host.prompts").tokenize
+    settings = importlib.import_module("nmg_pack.nmg_sampler.words.settings")
+    alignment = importlib.import_module("nmg_pack.nmg_sampler.words.alignment")
+    tokenize = importlib.import_module("nmg_pack.nodes.host.models.tokens").tokenize
     parameters = recorded(name).parameters
     controller = json.loads(parameters["controller"])
     source, target = (
@@ -72,7 +72,7 @@ def every_step(host, data, editor, only=None):
     """The states after each step, or after `only` that one, from the recorded states before it."""
     library, _, runs = host
     model, trajectory = invert(host, data, "official")
-    levels = importlib.import_module("nmg_pack.nmg_sampler.levels")
+    levels = importlib.import_module("nmg_pack.nmg_sampler.trajectory.levels")
     branches = library.Branches(1, 1, True)
     steps = trajectory.schedule.descent()
     first = data["trajectory"][-1:].expand(2, -1, -1, -1)

@@ -139,7 +139,7 @@ def test_the_size_is_told_before_anything_is_written(tmp_path, dtype):
 def test_a_disk_without_room_is_refused_with_both_numbers(tmp_path, monkeypatch):
     told = []
     usage = type("Usage", (), {"free": 100_000})
-    monkeypatch.setattr("nmg_sampler.tensor_file.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("nmg_sampler.files.tensor_file.shutil.disk_usage", lambda _: usage)
     wrong = "^trajectory file x does not fit on the disk. Got 100 KB free; expected 39. KB at least"
     with pytest.raises(InvalidInput, match=wrong):
         save_trajectory(SAVED(), tmp_path / "x", on_size=lambda *sizes: told.append(sizes))

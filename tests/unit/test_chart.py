@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 # By its path: the package around it needs ComfyUI, the file does not.
-PATH = Path(__file__).resolve().parents[2] / "nodes" / "chart.py"
+PATH = Path(__file__).resolve().parents[2] / "nodes" / "drawing" / "chart.py"
 # Of the frame, pixels.
 LEFT, RIGHT, TOP, BOTTOM = 84, 776, 84, 416
 

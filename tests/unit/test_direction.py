@@ -16,7 +16,7 @@ from nmg_sampler import (
     official_schedule,
     save_trajectory,
 )
-from nmg_sampler.direction import (
+from nmg_sampler.editors.direction import (
     EditDirection,
     SentenceEmbedding,
     load_direction,

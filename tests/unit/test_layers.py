@@ -10,14 +10,20 @@ import pytest
 import nmg_sampler
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = sorted((ROOT / "nmg_sampler").glob("*.py"))
-NODES = sorted((ROOT / "nodes").glob("*.py"))
+LIBRARY = sorted((ROOT / "nmg_sampler").rglob("*.py"))
+NODES = sorted(path for path in (ROOT / "nodes").rglob("*.py") if "host" not in path.parts)
 HOST = {
     "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview",
     "node_helpers", "nodes", "server", "execution",
 }  # fmt: skip
 
-each_module = pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+
+def where(path):
+    """A file as a test names it."""
+    return path.relative_to(ROOT).with_suffix("").as_posix()
+
+
+each_module = pytest.mark.parametrize("path", LIBRARY, ids=where)
 
 
 def imports(path):
@@ -29,11 +35,28 @@ def imports(path):
             yield node.level, node.module or "", [alias.name for alias in node.names]
 
 
-def siblings(path):
-    """The modules of its own package that the file imports."""
+def targets(path):
+    """The files of the repository that the file imports, each as a path from the root."""
+    package = path.parent
     for dots, module, names in imports(path):
-        if dots == 1:
-            yield from [module.split(".")[0]] if module else names
+        if dots:
+            base = package.parents[dots - 2] if dots > 1 else package
+            place = base.joinpath(*module.split(".")) if module else base
+            for name in names:
+                found = next(
+                    (
+                        each
+                        for each in (
+                            place / f"{name}.py",
+                            place.with_suffix(".py"),
+                            place / "__init__.py",
+                        )
+                        if each.is_file()
+                    ),
+                    None,
+                )
+                assert found is not None, f"{path} imports {name} of {place}, which is no file"
+                yield found.relative_to(ROOT)
 
 
 @each_module
@@ -41,20 +64,20 @@ def test_the_library_imports_only_torch_safetensors_numpy_the_standard_library_a
     allowed = {"torch", "safetensors", "numpy", *sys.stdlib_module_names}
     outside = {module.split(".")[0] for dots, module, _ in imports(path) if dots == 0}
     assert outside <= allowed
-    assert all(dots <= 1 for dots, _, _ in imports(path))
+    assert all(target.parts[0] == "nmg_sampler" for target in targets(path))
 
 
 def test_the_arrows_inside_the_library_form_no_circle():
-    arrows = {path.stem: set(siblings(path)) for path in LIBRARY}
+    arrows = {path.relative_to(ROOT): set(targets(path)) for path in LIBRARY}
     assert set().union(*arrows.values()) <= set(arrows)
     while arrows:
         leaves = [name for name, targets in arrows.items() if not targets & set(arrows)]
-        assert leaves, f"a circle among {sorted(arrows)}"
+        assert leaves, f"a circle among {sorted(map(str, arrows))}"
         for name in leaves:
             del arrows[name]
 
 
-@pytest.mark.parametrize("path", NODES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", NODES, ids=where)
 def test_a_node_knows_the_host_only_through_nodes_host(path):
     assert not {module.split(".")[0] for dots, module, _ in imports(path) if dots == 0} & HOST
 

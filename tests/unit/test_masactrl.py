@@ -20,10 +20,10 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.attention import apply_probabilities, probabilities, split_heads
-from nmg_sampler.masactrl import MasaCtrl
-from nmg_sampler.masactrl_layers import Counting, is_reached
-from nmg_sampler.masactrl_masks import (
+from nmg_sampler.contract.attention import apply_probabilities, probabilities, split_heads
+from nmg_sampler.editors.masactrl import MasaCtrl
+from nmg_sampler.editors.masactrl_layers import Counting, is_reached
+from nmg_sampler.editors.masactrl_masks import (
     ObjectMaps,
     Regions,
     mutual_attention,

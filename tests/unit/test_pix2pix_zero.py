@@ -26,10 +26,10 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.attention import probabilities
-from nmg_sampler.attention_distance import AttentionDistance, SourceAttention, map_bytes
-from nmg_sampler.guidance import Run
-from nmg_sampler.pix2pix_zero import Halves, Pix2PixZero
+from nmg_sampler.contract.attention import probabilities
+from nmg_sampler.contract.guidance import Run
+from nmg_sampler.editors.attention_distance import AttentionDistance, SourceAttention, map_bytes
+from nmg_sampler.editors.pix2pix_zero import Halves, Pix2PixZero
 
 STEPS = 10
 SCHEDULE = official_masactrl_schedule(training_levels(), STEPS)

@@ -21,10 +21,10 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.attention import apply_probabilities, probabilities
-from nmg_sampler.local_blend import BlendRun
-from nmg_sampler.prompt_edit import EditedMaps
-from nmg_sampler.word_settings import word_weights
+from nmg_sampler.contract.attention import apply_probabilities, probabilities
+from nmg_sampler.editors.local_blend import BlendRun
+from nmg_sampler.editors.prompt_edit import EditedMaps
+from nmg_sampler.words.settings import word_weights
 
 STEPS = 10
 SCHEDULE = official_masactrl_schedule(training_levels(), STEPS)

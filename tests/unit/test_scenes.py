@@ -115,7 +115,7 @@ def test_unknown_caption_form_is_refused(scene):
 
 
 def test_checkers_read_true_pictures():
-    checkers = pytest.importorskip("demo.checkers", reason="the checkers need scipy")
+    checkers = pytest.importorskip("demo.training.checkers", reason="the checkers need scipy")
     rng = np.random.default_rng(11)
     for _ in range(25):
         scene = scenes.random_scene(rng)
@@ -125,7 +125,7 @@ def test_checkers_read_true_pictures():
 
 
 def test_checkers_with_known_geometry_agree(scene):
-    checkers = pytest.importorskip("demo.checkers", reason="the checkers need scipy")
+    checkers = pytest.importorskip("demo.training.checkers", reason="the checkers need scipy")
     picture, inside = scenes.render(scene), scenes.coverage(scene) > 0.5
     assert checkers.object_colour(picture, inside) == "red"
     assert checkers.background_colour(picture, inside) == "blue"
@@ -133,7 +133,7 @@ def test_checkers_with_known_geometry_agree(scene):
 
 
 def test_checkers_see_no_object_on_a_bare_background(scene):
-    checkers = pytest.importorskip("demo.checkers", reason="the checkers need scipy")
+    checkers = pytest.importorskip("demo.training.checkers", reason="the checkers need scipy")
     reading = checkers.read_scene(scenes.background_picture(scene))
     assert (reading.shape, reading.colour) == ("none", "none")
     assert reading.background == "blue"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 # By its path: the package around it needs ComfyUI, the file does not.
-PATH = Path(__file__).resolve().parents[2] / "nodes" / "sheet.py"
+PATH = Path(__file__).resolve().parents[2] / "nodes" / "drawing" / "sheet.py"
 
 
 @pytest.fixture(scope="module")

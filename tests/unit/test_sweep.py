@@ -16,7 +16,7 @@ from nmg_sampler import (
     fused_guidance,
     official_guidance,
 )
-from nmg_sampler.sweep import (
+from nmg_sampler.methods.sweep import (
     MOST_CELLS,
     Setting,
     Swept,

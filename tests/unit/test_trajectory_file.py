@@ -14,8 +14,8 @@ from nmg_sampler import (
     invert,
     load_trajectory,
     save_trajectory,
-    tensor_file,
 )
+from nmg_sampler.files import tensor_file
 
 
 @pytest.fixture

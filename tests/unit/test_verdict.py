@@ -17,7 +17,7 @@ def verdict():
         package = ModuleType(name)
         package.__path__ = [str(folder)]
         sys.modules[name] = package
-    yield importlib.import_module("doorless.nodes.verdict")
+    yield importlib.import_module("doorless.nodes.drawing.verdict")
     for name in [name for name in sys.modules if name.split(".")[0] == "doorless"]:
         del sys.modules[name]
 

@@ -1,0 +1,150 @@
+"""Where the model sees a word: cross-attention of its columns, over layers and levels."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch.nn.functional import interpolate
+
+from ..contract.attention import AttentionCall, AttentionLayer, probabilities, shows_words
+from ..contract.events import StepEvent, check_finite
+from ..contract.predictor import Predictor, Prompt
+from ..errors import InvalidInput
+from ..trajectory.levels import eps_to_x0
+from ..trajectory.trajectory import Trajectory
+
+Columns = tuple[int, ...]
+
+
+class WordMaps:
+    """The mean of cross-attention maps, kept for chosen columns only.
+
+    Its size does not grow with layers, heads or steps.
+
+    Args:
+        words: per word the embedding columns of its tokens.
+    """
+
+    def __init__(self, words: Sequence[Columns]) -> None:
+        self.words = tuple(words)
+        self._sum: torch.Tensor | None = None
+        self._count = 0
+
+    def add(self, maps: torch.Tensor, size: tuple[int, int]) -> None:
+        """One layer's maps; those of all calls have the same rows and size.
+
+        Args:
+            maps: (rows, heads, height * width, columns) probabilities.
+            size: (height, width) of the layer's cells.
+        """
+        mean = maps.mean(1)
+        added = torch.stack([mean[..., list(columns)].sum(-1) for columns in self.words])
+        added = added.unflatten(-1, size)
+        self._sum = added if self._sum is None else self._sum + added
+        self._count += 1
+
+    def mean(self) -> torch.Tensor:
+        """(words, rows, height, width): the mean over heads and calls, summed over tokens.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if self._sum is None:
+            raise ValueError("no map was added")
+        return self._sum / self._count
+
+
+class _Recording:
+    """An attention edit that changes nothing and adds up the maps of one resolution."""
+
+    def __init__(self, maps: WordMaps, latent: Sequence[int], factor: int) -> None:
+        self.maps, self.latent, self.factor = maps, latent, factor
+
+    def wants(self, layer: AttentionLayer) -> bool:
+        return shows_words(layer, self.latent, self.factor)
+
+    def __call__(self, call: AttentionCall) -> torch.Tensor:
+        keys = call.k[:, : call.columns[0]]
+        self.maps.add(probabilities(call.q, keys, call.heads), call.size)
+        return call.plain()
+
+
+def middle_entries(steps: int, count: int) -> tuple[int, ...]:
+    """At most `count` entries of a trajectory, evenly spread over 0.2 to 0.6 of it, ascending.
+
+    On the demo model words are found equally well up to there and worse above, where there is
+    hardly a picture left; close to the picture attention follows texture.
+
+    Args:
+        steps: of the trajectory, 1 or more.
+        count: 1 or more.
+    """
+    return tuple(sorted({int(steps * (0.2 + 0.4 * (k + 0.5) / count)) for k in range(count)}))
+
+
+@torch.no_grad()
+def word_maps(
+    trajectory: Trajectory,
+    predictor: Predictor,
+    words: Sequence[Columns],
+    entries: Sequence[int],
+    *,
+    factor: int = 0,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[StepEvent], None] | None = None,
+) -> torch.Tensor:
+    """Where the model sees words of the source prompt while it inverts the picture.
+
+    Each recorded state is shown to it at the level the inversion asked at. Cost: one network row of
+    a picture per entry, no gradient.
+
+    Args:
+        trajectory: of the pictures.
+        predictor: the network with the source prompt bound.
+        words: per word the embedding columns of its tokens.
+        entries: which states are looked at; all but the last can be.
+        factor: which layers: see `attention.shows_words`.
+        device: where the states live during the run.
+        on_step: called after each entry.
+
+    Returns:
+        (words, pictures, height, width) probabilities, the mean over entries, heads and layers, at
+        the resolution of these layers; float32 at least.
+
+    Raises:
+        NotFinite: the model answered with NaN or infinity.
+    """
+    maps = WordMaps(words)
+    edit = _Recording(maps, trajectory.shape[2:], factor)
+    for index, entry in enumerate(entries):
+        level = trajectory.schedule.query_levels[entry]
+        x = trajectory.states[entry].to(device)
+        eps = predictor.eps(x, level, Prompt.SOURCE, edit)
+        check_finite(eps, "prediction", index, len(entries), level)
+        if on_step is not None:
+            on_step(StepEvent(index, len(entries), level, x, eps_to_x0(x, eps, level)))
+    return maps.mean()
+
+
+def masks_of(maps: torch.Tensor, size: tuple[int, int], threshold: float = 0.0) -> torch.Tensor:
+    """Maps as masks: brought to `size`, each divided by its maximum, and cut if wanted.
+
+    Args:
+        maps: (words, pictures, height, width) floating, 0 or more.
+        size: (height, width) of the masks.
+        threshold: 0..1; 0 keeps them soft, else a mask is 1 where it reaches it and 0 elsewhere.
+
+    Returns:
+        (words, pictures, *size) 0..1, dtype of the maps.
+
+    Raises:
+        InvalidInput: the threshold leaves its range.
+    """
+    if not 0 <= threshold <= 1:
+        raise InvalidInput.of(
+            "threshold", "leaves its range", threshold, "0 to 1", "0 keeps the maps soft."
+        )
+    # Between cells cubic interpolation swings below 0 and above the largest cell.
+    smooth = interpolate(maps, size, mode="bicubic", align_corners=False).clamp_min(0)
+    peak = smooth.amax((2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)
+    masks = smooth / peak
+    return masks if threshold == 0 else (masks >= threshold).to(maps.dtype)

@@ -1,0 +1,1 @@
+"""One file per paper: how a step is held to the picture."""

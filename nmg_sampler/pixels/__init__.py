@@ -1,0 +1,1 @@
+"""Pictures and masks: fitting, padding, and the original put back."""

@@ -1,0 +1,1 @@
+"""Where a picture's states lie: levels, schedules, and the trajectory that records them."""

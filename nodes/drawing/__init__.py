@@ -1,0 +1,1 @@
+"""Pictures, charts and sentences that nodes show; no node of its own."""

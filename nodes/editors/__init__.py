@@ -1,0 +1,1 @@
+"""Nodes: what couples an edit to its source, one per editor."""

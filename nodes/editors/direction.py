@@ -1,0 +1,211 @@
+"""Nodes: an edit as a direction in the prompt's embedding."""
+
+from typing import Any
+
+from ...nmg_sampler import InvalidInput
+from ...nmg_sampler.editors.direction import (
+    DIRECTION,
+    EditDirection,
+    load_direction,
+    mean_difference,
+    save_direction,
+)
+from ..host.api.files import find_file, list_files, new_file
+from ..host.api.sockets import Direction, io
+from ..host.api.speaking import speaking_as
+from ..host.models.sentences import encode_sentences
+from ..host.runs.procedure import check_conditioning
+
+
+class NMGEditDirection(io.ComfyNode):
+    """From cat to dog, whatever else the sentences say."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGEditDirection",
+            display_name="NMG Edit Direction",
+            category="NMG/direction",
+            description=(
+                "Makes an edit direction (pix2pix-zero, arXiv 2302.03027): the mean embedding of"
+                " sentences about what you want minus that of sentences about what there is. For"
+                " NMG Apply Direction."
+            ),
+            search_aliases=[
+                "pix2pix-zero",
+                "edit direction",
+                "embedding difference",
+                "sentence bank",
+                "concept vector",
+            ],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP of the model that is edited with."),
+                io.String.Input(
+                    "source_sentences",
+                    multiline=True,
+                    tooltip="Sentences about what there is, one per line: 'a cat sits on a chair'."
+                    " The more different they are the better; some ten do, the paper has 1000.",
+                ),
+                io.String.Input(
+                    "target_sentences",
+                    multiline=True,
+                    tooltip="Sentences about what you want, one per line: 'a dog sits on a chair'."
+                    " They need not be as many as the source's, nor in pairs.",
+                ),
+            ],
+            outputs=[
+                Direction.Output(
+                    "direction", tooltip="For NMG Apply Direction or Save NMG Direction."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, source_sentences, target_sentences) -> io.NodeOutput:
+        with speaking_as("NMG Edit Direction"):
+            sentences = (
+                _sentences(source_sentences, "source_sentences"),
+                _sentences(target_sentences, "target_sentences"),
+            )
+            source, target = encode_sentences(clip, *sentences)
+            direction = mean_difference(source, target, *map("\n".join, sentences))
+        return io.NodeOutput(direction)
+
+
+class NMGApplyDirection(io.ComfyNode):
+    """The prompt with the edit in it, without a word changed."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGApplyDirection",
+            display_name="NMG Apply Direction",
+            category="NMG/direction",
+            description=(
+                "Shifts a prompt along an edit direction. Apply it to the source prompt and connect"
+                " the result to NMG Sample's positive: the edit without writing a new prompt."
+            ),
+            search_aliases=["pix2pix-zero", "edit direction", "shift prompt", "add conditioning"],
+            inputs=[
+                io.Conditioning.Input(
+                    "conditioning",
+                    tooltip="The source prompt, as NMG Invert gets it. All its parts are shifted.",
+                ),
+                Direction.Input("direction", tooltip="From NMG Edit Direction."),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="How far along the direction, -10 to 10, dimensionless. 0: not at all;"
+                    " 1: as the paper; more: a clearer edit, until the picture breaks; negative:"
+                    " the other way, from what is wanted to what there was.",
+                ),
+            ],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning", tooltip="The target prompt, for NMG Sample's positive."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(cls, conditioning, direction, strength) -> io.NodeOutput:
+        with speaking_as("NMG Apply Direction"):
+            check_conditioning(conditioning, "conditioning")
+            return io.NodeOutput([_shifted(part, direction, strength) for part in conditioning])
+
+
+class NMGSaveDirection(io.ComfyNode):
+    """Keep a direction for other pictures."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGSaveDirection",
+            display_name="Save NMG Direction",
+            category="NMG/files",
+            description=(
+                "Writes an edit direction with its sentences into the output folder (safetensors)."
+                " It works on any picture with every model of the same text encoder."
+            ),
+            search_aliases=["save edit direction", "export direction"],
+            is_output_node=True,
+            inputs=[
+                Direction.Input("direction", tooltip="From NMG Edit Direction."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="directions/NMG",
+                    tooltip="Name below the output folder; a counter is added, nothing is ever"
+                    " overwritten.",
+                ),
+            ],
+            outputs=[io.String.Output("path", tooltip="Where the file was written.")],
+        )
+
+    @classmethod
+    def execute(cls, direction, filename_prefix) -> io.NodeOutput:
+        with speaking_as("Save NMG Direction"):
+            path = new_file(filename_prefix, DIRECTION.suffix)
+            save_direction(direction, path)
+        return io.NodeOutput(str(path), ui={"text": [str(path)]})
+
+
+class NMGLoadDirection(io.ComfyNode):
+    """The same edit for the next picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGLoadDirection",
+            display_name="Load NMG Direction",
+            category="NMG/files",
+            description="Reads an edit direction from the input or output folder.",
+            search_aliases=["load edit direction", "import direction"],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=list_files(DIRECTION.suffix),
+                    tooltip="A file written by Save NMG Direction, in the input or output folder.",
+                )
+            ],
+            outputs=[Direction.Output("direction", tooltip="As it was saved.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, file) -> bool | str:
+        try:
+            find_file(file, DIRECTION.suffix)
+        except InvalidInput as error:
+            return f"Load NMG Direction: {error}"
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file) -> tuple[int, int]:
+        info = find_file(file, DIRECTION.suffix).stat()
+        return info.st_mtime_ns, info.st_size
+
+    @classmethod
+    def execute(cls, file) -> io.NodeOutput:
+        with speaking_as("Load NMG Direction"):
+            return io.NodeOutput(load_direction(find_file(file, DIRECTION.suffix)))
+
+
+def _sentences(text: str, name: str) -> list[str]:
+    """The lines of a text that are not empty."""
+    found = [line.strip() for line in text.splitlines() if line.strip()]
+    if not found:
+        raise InvalidInput.of(
+            name, "has no sentences", repr(text), "one per line, at least one", "Write some."
+        )
+    return found
+
+
+def _shifted(part: Any, direction: EditDirection, strength: float) -> list[Any]:
+    """A new entry of a CONDITIONING; all but the embeddings is as it was."""
+    embedding, options = part
+    moved, pooled = direction.shift(embedding, options.get("pooled_output"), strength)
+    if pooled is not None:
+        options = {**options, "pooled_output": pooled}
+    return [moved, dict(options)]

@@ -1,0 +1,208 @@
+"""Node: attention editing by the words of two prompts."""
+
+from typing import Any
+
+from ...nmg_sampler import (
+    AlignmentMode,
+    InvalidInput,
+    LocalBlend,
+    PromptEdit,
+    PromptToPrompt,
+    TokenizedPrompt,
+    align,
+)
+from ...nmg_sampler.words.settings import blend_columns, word_weights
+from ..host.api.display import show_text
+from ..host.api.sockets import Editor, io
+from ..host.api.speaking import speaking_as
+from ..host.models.tokens import tokenize
+
+
+class NMGPromptToPrompt(io.ComfyNode):
+    """The words that stay keep their place in the picture; the words that change take it over."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="NMGPromptToPrompt",
+            display_name="Prompt-to-Prompt",
+            category="NMG/editor",
+            description=(
+                "An editor for NMG Sample (Prompt-to-Prompt, arXiv 2208.01626): the edit takes the"
+                " attention of the source, word by word, so that shape and layout stay and only the"
+                " changed words act. Connect the same texts here and to CLIP Text Encode."
+            ),
+            search_aliases=[
+                "p2p",
+                "attention control",
+                "word swap",
+                "cross attention replace",
+                "refine",
+                "reweight",
+                "local blend",
+            ],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP the prompts are encoded with."),
+                io.String.Input(
+                    "source_prompt",
+                    multiline=True,
+                    tooltip="The text of NMG Invert's prompt, word for word.",
+                ),
+                io.String.Input(
+                    "target_prompt",
+                    multiline=True,
+                    tooltip="The text of NMG Sample's positive, word for word. Several lines are as"
+                    " many edits at once: encode them with NMG Prompts.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=[mode.value for mode in AlignmentMode],
+                    default=AlignmentMode.AUTO.value,
+                    tooltip="How the words of the prompts find each other. 'auto': by comparison,"
+                    " any number of words. 'replace': n-th word by n-th word, equal counts."
+                    " 'refine': equal tokens in their order, all others are new.",
+                ),
+                io.Float.Input(
+                    "cross_replace",
+                    default=0.8,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Part of the run, 0 to 1, in which the words' attention is taken from"
+                    " the source. 0: not at all; 1: to the last step, the most faithful layout.",
+                ),
+                io.Float.Input(
+                    "self_replace",
+                    default=0.5,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Part of the run, 0 to 1, in which the picture's structure is taken"
+                    " from the source. Lower it where the shape has to change; 0.3 to 0.7 usual.",
+                ),
+                io.String.Input(
+                    "blend_words",
+                    default="",
+                    tooltip="Local blend: the edit shows only where these words are seen, as in"
+                    " 'cat, tiger' (source word, target word); 'cat' if it is in both; more pairs"
+                    " after ';'. Empty: everywhere.",
+                ),
+                io.String.Input(
+                    "reweight",
+                    default="",
+                    tooltip="Stronger or weaker words of the target prompt, as in"
+                    " 'tiger:2.0, table:0.5'. Dimensionless; 1 is neutral, negative pushes away.",
+                ),
+                io.String.Input(
+                    "word_schedules",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Another cross_replace for single words of the target prompt, as in"
+                    " 'tiger:0.4' (the end) or 'tiger:0.2-0.6' (a part of the run, 0 to 1).",
+                ),
+                io.Float.Input(
+                    "blend_threshold",
+                    default=LocalBlend.threshold,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Local blend: how strongly the words must be seen, 0 to 1 of the"
+                    " maximum. Lower: a larger area changes.",
+                ),
+                io.Float.Input(
+                    "blend_start",
+                    default=LocalBlend.start,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Local blend: part of the run, 0 to 1, before it acts. The first maps"
+                    " are vague.",
+                ),
+            ],
+            outputs=[
+                Editor.Output("editor", tooltip="For the editor input of NMG Sample."),
+                io.String.Output(
+                    "alignment",
+                    tooltip="How the prompts were aligned, in words; also shown on the node.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip,
+        source_prompt,
+        target_prompt,
+        mode,
+        cross_replace,
+        self_replace,
+        blend_words,
+        reweight,
+        word_schedules="",
+        blend_threshold=LocalBlend.threshold,
+        blend_start=LocalBlend.start,
+    ) -> io.NodeOutput:
+        with speaking_as("Prompt-to-Prompt"):
+            source = tokenize(clip, source_prompt)
+            targets = [tokenize(clip, line) for line in lines(target_prompt)]
+            per_word = zip(
+                targets,
+                each(reweight, targets, "reweight"),
+                each(word_schedules, targets, "word_schedules"),
+                strict=True,
+            )
+            edits = tuple(
+                PromptEdit(
+                    target,
+                    align(source, target, mode),
+                    word_weights(target, weights),
+                    cross_replace,
+                    schedules,
+                )
+                for target, weights, schedules in per_word
+            )
+            blend = _blend(source, targets, blend_words, blend_threshold, blend_start)
+            editor = PromptToPrompt(edits, self_replace, blend)
+        summary = "\n".join(edit.alignment.summary for edit in edits)
+        show_text(cls, summary)
+        return io.NodeOutput(editor, summary, ui={"text": (summary,)})
+
+
+def lines(text: str) -> list[str]:
+    """The prompts of a text, one per line that is not empty; an empty text is one empty prompt."""
+    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
+
+
+def each(text: str, targets: list[Any], name: str) -> list[str]:
+    """One line of a setting per target prompt; a single line is for all of them."""
+    parts = lines(text)
+    if len(parts) not in (1, len(targets)):
+        raise InvalidInput.of(
+            name,
+            "has lines that do not fit the prompts",
+            f"{len(parts)} lines for {len(targets)} target prompts",
+            "one line, or one per target prompt",
+            "Put what belongs to one prompt on one line.",
+        )
+    return parts * len(targets) if len(parts) == 1 else parts
+
+
+def _blend(
+    source: TokenizedPrompt,
+    targets: list[TokenizedPrompt],
+    text: str,
+    threshold: float,
+    start: float,
+) -> LocalBlend | None:
+    if not text.strip():
+        return None
+    words = each(text, targets, "blend_words")
+    pairs = (blend_columns(source, *pair) for pair in zip(targets, words, strict=True))
+    return LocalBlend(tuple(pairs), threshold, start)

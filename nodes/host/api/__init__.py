@@ -1,0 +1,1 @@
+"""The host's node interface, files, previews and words on a node."""

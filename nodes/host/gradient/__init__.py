@@ -1,0 +1,1 @@
+"""Gradients through the host's network, within the memory there is."""

@@ -1,0 +1,1 @@
+"""The host's models, text encoders and VAEs as the library sees them."""

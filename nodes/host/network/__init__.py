@@ -1,0 +1,1 @@
+"""Inside the host's network: its attention, its conditions and their rows."""

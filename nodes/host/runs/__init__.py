@@ -1,0 +1,1 @@
+"""The library's loops where the host runs its samplers."""

@@ -1,0 +1,118 @@
+"""What the model thinks where, inside the host's sampling path."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ....nmg_sampler import Branches, InvalidInput, Prompt, StepEvent, Trajectory
+from ....nmg_sampler.looks.attention_maps import Columns, middle_entries, word_maps
+from ..models.model import check_channels, identify
+from ..network.attention import has_attention
+from ..network.branches import columns_of
+from .predictor import HostPredictor
+from .procedure import Conditioning, check_conditioning, run_procedure
+
+OnStep = Callable[[StepEvent], None]
+
+
+def run_attention_maps(
+    model: ModelPatcher,
+    trajectory: Trajectory,
+    words: Sequence[Columns],
+    columns: int,
+    levels: int,
+    factor: int,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Where the model sees words of a trajectory's prompt.
+
+    Args:
+        words: per word the embedding columns of its tokens.
+        columns: length of the prompt that they are of.
+        levels: how many of the recorded states are looked at.
+        factor: latent cells per cell of the maps, in each direction; the model's nearest is taken.
+            0 chooses by the size of the latent.
+
+    Returns:
+        (words, pictures, height, width) float32 probabilities on the CPU; the cost.
+
+    Raises:
+        InvalidInput: the model has no such attention, or the prompt is not the trajectory's.
+        TrajectoryMismatch: the trajectory was made with another model.
+        NotFinite: the model answered with NaN or infinity.
+    """
+    source, states = trajectory.source, trajectory.states
+    _check_attention(model)
+    check_conditioning(source, "trajectory's source prompt")
+    _check_prompt(source, columns)
+    trajectory.check_fits(identify(model))
+    check_channels(model, states[0], "trajectory")
+    entries = middle_entries(len(states) - 1, levels)
+
+    def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:
+        return word_maps(
+            trajectory, predictor, words, entries, factor=factor, device=device, on_step=on_step
+        )
+
+    branches = Branches(len(states[0]), 0, True)
+    conditions = {Prompt.SOURCE.value: source}
+    return look_at(model, trajectory, conditions, look, branches, columns_of(source))
+
+
+def look_at(
+    model: ModelPatcher,
+    trajectory: Trajectory,
+    conditions: dict[str, Conditioning],
+    look: Callable[[HostPredictor, torch.device, OnStep], torch.Tensor],
+    branches: Branches,
+    columns: tuple[int, ...] = (),
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """What `look` finds in a trajectory's states, on the CPU, and the cost.
+
+    Args:
+        conditions, branches, columns: as `run_procedure` takes them.
+        look: given the predictor, the run's device and what to call after each step.
+    """
+    made: list[torch.Tensor] = []
+
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:
+        made.append(look(predictor, x.device, on_step))
+        return x
+
+    samples = model.model.process_latent_out(trajectory.states[0].float())
+    _, cost = run_procedure(
+        model, conditions, samples, trajectory.schedule, None, procedure, branches, columns
+    )
+    return made[0].cpu(), cost
+
+
+def _check_attention(model: ModelPatcher) -> None:
+    network = model.get_model_object("diffusion_model")
+    if not has_attention(network):
+        raise InvalidInput.of(
+            "model",
+            "has no attention to words that can be looked at",
+            type(network).__name__,
+            "a UNet with cross-attention over one picture: SD 1.x, SD 2.x or SDXL",
+            "Load a checkpoint of one of these families.",
+        )
+
+
+def _check_prompt(source: Any, columns: int) -> None:
+    if len(source) != 1 or "area" in source[0][1]:
+        raise InvalidInput.of(
+            "trajectory",
+            "has a prompt whose words are not all over the picture",
+            f"{len(source)} parts" if len(source) != 1 else "an area",
+            "one prompt for the whole picture",
+            "Invert with a plain CLIP Text Encode.",
+        )
+    if columns != columns_of(source)[0]:
+        raise InvalidInput.of(
+            "prompt",
+            "is not the one the picture was inverted with",
+            f"{columns} embedding columns",
+            f"{columns_of(source)[0]}, as the trajectory's prompt has",
+            "Connect the text of NMG Invert's prompt, and its CLIP.",
+        )

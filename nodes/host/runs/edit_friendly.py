@@ -1,0 +1,54 @@
+"""Edit-Friendly DDPM inversion inside the host's sampling path."""
+
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ....nmg_sampler import Prompt, Schedule, Trajectory
+from ....nmg_sampler.contract.guidance import STEP_NOISE
+from ....nmg_sampler.methods.edit_friendly import invert_edit_friendly
+from ..models.model import check_channels, identify
+from .attention_maps import OnStep
+from .predictor import HostPredictor
+from .procedure import Conditioning, check_conditioning, latent_mask, run_procedure
+
+
+def run_edit_friendly(
+    model: ModelPatcher,
+    source: Conditioning,
+    negative: Conditioning,
+    latent: dict[str, Any],
+    schedule: Schedule,
+    source_scale: float,
+    generator: torch.Generator,
+) -> tuple[Trajectory, dict[str, Any]]:
+    """Inverts a LATENT under the source prompt with text guidance; generator on the CPU.
+
+    Returns:
+        the trajectory with the noise of its steps in its extras; what the run cost.
+
+    Raises:
+        InvalidInput: latent, conditioning, scale or model cannot be used.
+        NotFinite: the model answered with NaN or infinity.
+    """
+    check_conditioning(source, "positive")
+    check_conditioning(negative, "negative")
+    identity = identify(model)
+    samples = latent["samples"]
+    check_channels(model, samples)
+    mask = latent_mask(latent.get("noise_mask"), samples.shape)
+    made: list[Trajectory] = []
+
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:
+        states, noise = invert_edit_friendly(
+            x, schedule, predictor, source_scale, generator, on_step
+        )
+        extras = {STEP_NOISE: noise}
+        made.append(Trajectory(states, schedule, identity, source, mask, extras))
+        return x
+
+    # As NMG Sample has it where it reconstructs: the source prompt as the positive one.
+    conditions = {Prompt.POSITIVE.value: source, Prompt.NEGATIVE.value: negative}
+    _, cost = run_procedure(model, conditions, samples, schedule, mask, procedure)
+    return made[0], cost

@@ -1,0 +1,65 @@
+"""Where an edit wants to happen, inside the host's sampling path."""
+
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ....nmg_sampler import Branches, Prompt, Trajectory
+from ....nmg_sampler.looks.edit_region import edit_region, region_entries
+from ..models.model import check_channels, check_still, identify
+from ..network.branches import count_targets, one_row_per_picture
+from .attention_maps import OnStep, look_at
+from .predictor import HostPredictor
+from .procedure import Conditioning, check_conditioning
+
+
+def run_edit_region(
+    model: ModelPatcher,
+    trajectory: Trajectory,
+    positive: Conditioning,
+    levels: int,
+    threshold: float,
+    grow: int,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """Where the target prompt wants the pictures of a trajectory changed.
+
+    Args:
+        levels: how many of the recorded states are looked at.
+        threshold, grow: as `edit_region` takes them.
+
+    Returns:
+        (pictures, 1, height, width) float32 0..1 over the latent, on the CPU; the cost.
+
+    Raises:
+        InvalidInput: a prompt is empty or does not fit, or a setting leaves its range.
+        TrajectoryMismatch: the trajectory was made with another model.
+        NotFinite: the model answered with NaN or infinity.
+    """
+    check_conditioning(positive, "positive")
+    check_conditioning(trajectory.source, "trajectory's source prompt")
+    trajectory.check_fits(identify(model))
+    check_channels(model, trajectory.states[0], "trajectory")
+    check_still(model, trajectory, "NMG Edit Region")
+    pictures = trajectory.shape[0]
+    branches = Branches(pictures, count_targets(positive, pictures))
+    entries = region_entries(trajectory.schedule, levels)
+
+    def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:
+        return edit_region(
+            trajectory,
+            predictor,
+            entries,
+            targets=branches.targets,
+            threshold=threshold,
+            grow=grow,
+            device=device,
+            on_step=on_step,
+        )
+
+    # Two predictions, not branches of one: the prompts need not be built alike.
+    conditions = {
+        Prompt.SOURCE.value: trajectory.source,
+        Prompt.POSITIVE.value: one_row_per_picture(positive, branches),
+    }
+    return look_at(model, trajectory, conditions, look, branches)

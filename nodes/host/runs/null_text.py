@@ -1,0 +1,78 @@
+"""Null-Text Inversion inside the host's sampling path, kept with the trajectory."""
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ....nmg_sampler import Branches, InvalidInput, Prompt, Trajectory
+from ....nmg_sampler.files.source_packing import pack_source
+from ....nmg_sampler.methods.null_text import NullTextGuidance, NullTextSettings
+from ....nmg_sampler.methods.null_text_optimisation import optimise_null_text
+from ..models.model import check_channels, identify
+from .predictor import Cost, HostPredictor
+from .procedure import Conditioning, check_conditioning, run_procedure
+
+
+def run_null_text(
+    model: ModelPatcher, trajectory: Trajectory, negative: Conditioning, settings: NullTextSettings
+) -> tuple[NullTextGuidance, Trajectory, dict[str, Any]]:
+    """Optimises along a trajectory under its source prompt, or takes what is kept with it.
+
+    Returns:
+        the guidance; the trajectory with the embeddings in its extras; what the run cost.
+
+    Raises:
+        InvalidInput: the source or the negative prompt cannot be used.
+        TrajectoryMismatch: the trajectory was made with another model.
+        NotDifferentiable: a patch cuts the model off from its prompt.
+        NotFinite: the model answered with NaN or infinity.
+    """
+    check_conditioning(negative, "negative")
+    check_conditioning(trajectory.source, "trajectory's source prompt")
+    trajectory.check_fits(identify(model))
+    check_channels(model, trajectory.states[0], "trajectory")
+    known = _fingerprint(negative)
+    name = None if known is None else settings.extra_name(known)
+    if name in trajectory.extras:
+        guidance = NullTextGuidance(trajectory.extras[name], settings.text_scale, trajectory)
+        return guidance, trajectory, {**Cost().as_dict(), "seconds": 0.0}
+    found: list[torch.Tensor] = []
+
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
+        embeddings, latent = optimise_null_text(
+            trajectory, predictor, settings, device=x.device, on_update=on_step
+        )
+        found.append(embeddings)
+        return latent
+
+    samples = model.model.process_latent_out(trajectory.states[0].float())
+    _, cost = run_procedure(
+        model,
+        # As NMG Sample has it where it reconstructs.
+        {Prompt.POSITIVE.value: trajectory.source, Prompt.NEGATIVE.value: negative},
+        samples,
+        trajectory.schedule,
+        trajectory.noise_mask,
+        procedure,
+        Branches(len(samples)),
+    )
+    if name is not None:
+        trajectory = replace(trajectory, extras={**trajectory.extras, name: found[0]})
+    return NullTextGuidance(found[0], settings.text_scale, trajectory), trajectory, cost
+
+
+def _fingerprint(prompt: Conditioning) -> str | None:
+    """A short hash of a prompt and its options; None if it holds more than tensors and values."""
+    tensors: dict[str, torch.Tensor] = {}
+    try:
+        text = repr(pack_source(prompt, tensors))
+    except InvalidInput:  # a ControlNet or a hook
+        return None
+    digest = hashlib.sha256(text.encode())
+    for tensor in tensors.values():
+        digest.update(repr((tensor.shape, tensor.dtype)).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""Nodes: what a trajectory or a pair of pictures shows."""

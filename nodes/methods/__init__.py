@@ -1,0 +1,1 @@
+"""Nodes: what holds the picture, one per method."""

@@ -1,0 +1,1 @@
+"""Nodes: pictures of any size through the latent and back."""
