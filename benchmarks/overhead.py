@@ -89,7 +89,7 @@ class BareCalls:
     """The host's `apply_model` on fixed tensors, weights ordinary tensors, nothing around it."""
 
     def __init__(self, bench: Demo | Quarter) -> None:
-        gradient = importlib.import_module("nmg_pack.nodes.host.gradient.layers")
+        gradient = importlib.import_module("nmg_pack.nodes.host.gradient.attention")
         # A second model, loaded outside inference mode: plain autograd works on it.
         self.patcher = bench.load()
         importlib.import_module("comfy.model_management").load_models_gpu([self.patcher])

@@ -300,7 +300,7 @@ class Differentiation:
 
     def ours(self, model, prompt=None):
         """(eps, J^T cotangent) through the pack."""
-        module = importlib.import_module("nmg_pack.nmg_sampler.contract.predictor")
+        module = importlib.import_module("nmg_pack.nmg_sampler.contract.differentiation")
 
         def call(predictor):
             eps, pullback = module.differentiable_eps(

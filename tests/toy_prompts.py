@@ -3,7 +3,7 @@
 import re
 import zlib
 
-from nmg_sampler.words.prompt import TokenizedPrompt, Word
+from nmg_sampler.words import TokenizedPrompt, Word
 
 BEGIN, END, PADDING = 1, 2, 0
 

@@ -19,7 +19,7 @@ from nmg_sampler import (
     Rows,
     sample,
 )
-from nmg_sampler.contract.attention import split_heads
+from nmg_sampler.contract import split_heads
 
 IDENTITY = ModelIdentity(Family.VP, "eps", "SD15", "0123abcd")
 

@@ -1,5 +1,6 @@
 """The plug: how a method keeps a sampling step faithful to a trajectory."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -123,3 +124,15 @@ class PlainGuidance(Guidance):
 
     def begin(self, run: Run) -> GuidedRun:
         return GuidedRun(run)
+
+
+def check_text_scale(text_scale: float) -> None:
+    """Raises InvalidInput unless it is a scale of classifier-free guidance."""
+    if not 0 <= text_scale < math.inf:
+        raise InvalidInput.of(
+            "text_scale",
+            "is no scale",
+            text_scale,
+            "a finite number, 0 or more",
+            "1 is no guidance.",
+        )

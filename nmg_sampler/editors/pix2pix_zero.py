@@ -12,12 +12,12 @@ from enum import Enum
 import torch
 
 from ..contract.branches import Rows
+from ..contract.differentiation import loss_gradient
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Prepared, Run
-from ..contract.predictor import Guided, Prompt, loss_gradient
+from ..contract.predictor import Guided, Prompt
 from ..errors import InvalidInput, NotDifferentiable
-from ..trajectory.run_part import check_part, is_in_part
-from ..trajectory.schedule import Step
+from ..trajectory.schedule import Step, check_part, is_in_part
 from .attention_distance import AttentionDistance, SourceAttention
 
 

@@ -4,12 +4,12 @@ import torch
 
 from ..contract.branches import Branches
 from ..contract.events import check_finite
-from ..contract.guidance import Guidance, GuidedRun, Run
+from ..contract.guidance import Guidance, GuidedRun, Run, check_text_scale
 from ..contract.predictor import Predictor
 from ..errors import InvalidInput
 from ..trajectory.schedule import Step
 from ..trajectory.trajectory import Trajectory, check_mask
-from .sampling import check_text_scale, mask_on_rows
+from .sampling import mask_on_rows
 
 
 class HeldPrediction:

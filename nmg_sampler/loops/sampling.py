@@ -1,6 +1,5 @@
 """The way down: from a trajectory's noise back to a picture, under a new prompt."""
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,9 +8,8 @@ import torch
 from ..contract.branches import Branches
 from ..contract.editor import Editor, EditorRun
 from ..contract.events import StepEvent, check_finite
-from ..contract.guidance import Guidance, Run
+from ..contract.guidance import Guidance, Run, check_text_scale
 from ..contract.predictor import Predictor
-from ..errors import InvalidInput
 from ..trajectory.levels import ddim_step, eps_to_x0
 from ..trajectory.trajectory import Trajectory, check_mask
 
@@ -96,18 +94,6 @@ def sample(
             reached = step.index, len(steps), step.level_to, x[shown], x0[shown]
             on_step(StepEvent(*reached, source_x0=source_x0))
     return Sampled(x[branches.edits], x[branches.source] if editor is not None else None)
-
-
-def check_text_scale(text_scale: float) -> None:
-    """Raises InvalidInput unless it is a scale of classifier-free guidance."""
-    if not 0 <= text_scale < math.inf:
-        raise InvalidInput.of(
-            "text_scale",
-            "is no scale",
-            text_scale,
-            "a finite number, 0 or more",
-            "1 is no guidance.",
-        )
 
 
 def mask_on_rows(

@@ -15,12 +15,12 @@ from enum import Enum
 
 import torch
 
+from ..contract.differentiation import differentiable_eps
 from ..contract.guidance import Guidance, GuidedRun, Prepared, Run
-from ..contract.predictor import Guided, Prompt, differentiable_eps
+from ..contract.predictor import Guided, Prompt
 from ..errors import InvalidInput
 from ..trajectory.levels import ddim_step, step_factors
-from ..trajectory.run_part import check_part, is_in_part
-from ..trajectory.schedule import Step
+from ..trajectory.schedule import Step, check_part, is_in_part
 from .energy import REFERENCE_ELEMENTS, Loss, energy_slope
 
 

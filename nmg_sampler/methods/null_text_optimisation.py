@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from ..contract.branches import Branches
+from ..contract.differentiation import embedding_eps
 from ..contract.events import StepEvent, check_finite
 from ..contract.guidance import Guidance
-from ..contract.predictor import Predictor, Prompt, PromptEmbedding, embedding_eps
+from ..contract.predictor import Predictor, Prompt, PromptEmbedding
 from ..errors import NotDifferentiable
 from ..trajectory.levels import ddim_step, eps_to_x0, step_factors
 from ..trajectory.recorded import RecordedStates

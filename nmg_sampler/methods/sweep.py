@@ -9,9 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import NamedTuple, get_type_hints
 
-from ..contract.guidance import Guidance
+from ..contract.guidance import Guidance, check_text_scale
 from ..errors import InvalidInput
-from ..loops.sampling import check_text_scale
 from .noise_map import NoiseMapGuidance
 
 MOST_CELLS = 64

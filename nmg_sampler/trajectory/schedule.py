@@ -1,4 +1,7 @@
-"""Schedules: the levels of a trajectory, and where the network is asked on the way up and down."""
+"""Schedules: the levels of a trajectory, and where the network is asked on the way up and down.
+
+A part of a run is a fraction of its steps, 0 the noisiest end.
+"""
 
 import math
 from collections.abc import Sequence
@@ -78,6 +81,23 @@ class Schedule:
             Step(index, entry, entry - 1, self.levels[entry], self.levels[entry - 1])
             for index, entry in enumerate(entries)
         )
+
+
+def check_part(start: float, end: float) -> None:
+    """Raises InvalidInput unless 0 <= start < end <= 1."""
+    if not 0 <= start < end <= 1:
+        raise InvalidInput.of(
+            "start and end",
+            "are no part of a run",
+            f"{start} to {end}",
+            "0 <= start < end <= 1",
+            "0 to 1 is the whole run.",
+        )
+
+
+def is_in_part(step: Step, total: int, start: float, end: float) -> bool:
+    """Whether `step` of `total` lies in the part from `start` up to `end`."""
+    return start <= step.index / total < end
 
 
 def official_schedule(alphas_bar: Sequence[float], steps: int) -> Schedule:

@@ -104,3 +104,18 @@ def find(prompt: TokenizedPrompt, phrase: str, argument: str = "phrase") -> tupl
         )
     found = {c for i in starts for word in prompt.words[i : i + len(wanted)] for c in word.columns}
     return tuple(sorted(found))
+
+
+def find_each(prompt: TokenizedPrompt, words: str) -> dict[str, tuple[int, ...]]:
+    """Words or phrases and where they stand: those of a text, or every word of the prompt.
+
+    Raises:
+        InvalidInput: a word is not in the prompt, or there is none at all.
+    """
+    wanted = [word.strip() for word in words.replace("\n", ",").split(",") if word.strip()]
+    wanted = wanted or [word.name for word in prompt.words if word.columns]
+    if not wanted:
+        raise InvalidInput.of(
+            "prompt", "has no words", repr(prompt.text), "at least one", "Write the prompt."
+        )
+    return {word: find(prompt, word, "words") for word in wanted}

@@ -3,11 +3,10 @@
 import torch
 
 from ...nmg_sampler import Counting, MasaCtrl
-from ...nmg_sampler.words.settings import blend_columns
+from ...nmg_sampler.words import blend_columns, each, lines
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
 from ..host.models.tokens import tokenize
-from .prompt_to_prompt import each, lines
 
 
 class NMGMasaCtrl(io.ComfyNode):

@@ -1,6 +1,6 @@
 """Node: the source's cross-attention as a guide, by gradient."""
 
-from ...nmg_sampler.editors.pix2pix_zero import Halves
+from ...nmg_sampler.editors import Halves
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
 from ..host.runs.pix2pix_zero import HostPix2PixZero

@@ -1,17 +1,14 @@
 """Node: attention editing by the words of two prompts."""
 
-from typing import Any
-
 from ...nmg_sampler import (
     AlignmentMode,
-    InvalidInput,
     LocalBlend,
     PromptEdit,
     PromptToPrompt,
     TokenizedPrompt,
     align,
 )
-from ...nmg_sampler.words.settings import blend_columns, word_weights
+from ...nmg_sampler.words import blend_columns, each, lines, word_weights
 from ..host.api.display import show_text
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
@@ -173,25 +170,6 @@ class NMGPromptToPrompt(io.ComfyNode):
         summary = "\n".join(edit.alignment.summary for edit in edits)
         show_text(cls, summary)
         return io.NodeOutput(editor, summary, ui={"text": (summary,)})
-
-
-def lines(text: str) -> list[str]:
-    """The prompts of a text, one per line that is not empty; an empty text is one empty prompt."""
-    return [line.strip() for line in text.splitlines() if line.strip()] or [""]
-
-
-def each(text: str, targets: list[Any], name: str) -> list[str]:
-    """One line of a setting per target prompt; a single line is for all of them."""
-    parts = lines(text)
-    if len(parts) not in (1, len(targets)):
-        raise InvalidInput.of(
-            name,
-            "has lines that do not fit the prompts",
-            f"{len(parts)} lines for {len(targets)} target prompts",
-            "one line, or one per target prompt",
-            "Put what belongs to one prompt on one line.",
-        )
-    return parts * len(targets) if len(parts) == 1 else parts
 
 
 def _blend(

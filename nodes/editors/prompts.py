@@ -1,9 +1,9 @@
 """Node: several prompts for as many edits at once."""
 
+from ...nmg_sampler.words import lines
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
 from ..host.models.encoding import encode_together
-from .prompt_to_prompt import lines
 
 
 class NMGPrompts(io.ComfyNode):

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from ...nmg_sampler import InvalidInput
-from ...nmg_sampler.looks.attention_maps import Columns, masks_of
-from ...nmg_sampler.words.prompt import TokenizedPrompt, find
+from ...nmg_sampler.looks import masks_of
+from ...nmg_sampler.words import find_each
 from ..drawing.overlay import overlay
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
@@ -107,7 +107,7 @@ class NMGAttentionMaps(io.ComfyNode):
             pictures, _, height, width = trajectory.shape
             canvas = _canvas(image, pictures, (height * _PIXELS, width * _PIXELS))
             tokens = tokenize(clip, prompt)
-            chosen = choose(tokens, words)
+            chosen = find_each(tokens, words)
             maps, cost = run_attention_maps(
                 model, trajectory, list(chosen.values()), len(tokens.ids), levels, factor
             )
@@ -120,21 +120,6 @@ class NMGAttentionMaps(io.ComfyNode):
         return io.NodeOutput(
             masks.flatten(0, 1), torch.stack(shown), ", ".join(chosen), ui={"nmg": [cost]}
         )
-
-
-def choose(prompt: TokenizedPrompt, words: str) -> dict[str, Columns]:
-    """Words or phrases and where they stand: those of a text, or every word of the prompt.
-
-    Raises:
-        InvalidInput: a word is not in the prompt, or there is none at all.
-    """
-    wanted = [word.strip() for word in words.replace("\n", ",").split(",") if word.strip()]
-    wanted = wanted or [word.name for word in prompt.words if word.columns]
-    if not wanted:
-        raise InvalidInput.of(
-            "prompt", "has no words", repr(prompt.text), "at least one", "Write the prompt."
-        )
-    return {word: find(prompt, word, "words") for word in wanted}
 
 
 def _canvas(image: torch.Tensor | None, pictures: int, size: tuple[int, int]) -> np.ndarray:

@@ -20,8 +20,12 @@ from ..host.runs.reconstruction import (
     run_reconstruction,
     ways_back,
 )
-from ..methods.noise_map import gradient_scale_input, mode_input, noise_map_scale_input
-from ..path.sample import choose_guidance
+from ..path.inputs import (
+    choose_guidance,
+    gradient_scale_input,
+    mode_input,
+    noise_map_scale_input,
+)
 from .difference import difference_outputs
 
 

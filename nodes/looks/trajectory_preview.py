@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ...nmg_sampler import Trajectory
-from ...nmg_sampler.contract.guidance import STEP_NOISE
-from ...nmg_sampler.looks.state_statistics import Statistics, predicted_clean, statistics
+from ...nmg_sampler.contract import STEP_NOISE
+from ...nmg_sampler.looks import Statistics, predicted_clean, statistics
 from ..drawing.chart import Line, line_chart
 from ..drawing.sheet import Axis, contact_sheet, fit
 from ..host.api.display import show_text

@@ -1,6 +1,6 @@
 """Node: the source branch on its trajectory, at no cost."""
 
-from ...nmg_sampler.methods.direct_inversion import DirectInversion
+from ...nmg_sampler.methods import DirectInversion
 from ..host.api.sockets import Guidance, io
 from ..host.api.speaking import speaking_as
 

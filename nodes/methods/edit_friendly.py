@@ -2,7 +2,7 @@
 
 import torch
 
-from ...nmg_sampler.methods.edit_friendly import EditFriendly, skip_noisiest
+from ...nmg_sampler.methods import EditFriendly, skip_noisiest
 from ..host.api.sockets import Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_schedule

@@ -1,6 +1,6 @@
 """Node: the source prompt in the negative prompt's place."""
 
-from ...nmg_sampler.methods.negative_prompt import NegativePromptGuidance
+from ...nmg_sampler.methods import NegativePromptGuidance
 from ..host.api.sockets import Guidance, io
 from ..host.api.speaking import speaking_as
 

@@ -1,6 +1,6 @@
 """Node: an unconditional embedding per step, fitted to the picture."""
 
-from ...nmg_sampler.methods.null_text import NullTextSettings
+from ...nmg_sampler.methods import NullTextSettings
 from ..host.api.sockets import Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.runs.null_text import run_null_text

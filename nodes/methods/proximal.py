@@ -1,6 +1,6 @@
 """Node: only what the prompt really changes is changed."""
 
-from ...nmg_sampler.methods.proximal import ProximalGuidance, Threshold
+from ...nmg_sampler.methods import ProximalGuidance, Threshold
 from ..host.api.sockets import Guidance, io
 from ..host.api.speaking import speaking_as
 

@@ -5,7 +5,8 @@ from ..host.api.speaking import speaking_as
 from ..host.runs.custom_sampling import TrajectoryGuider, TrajectorySampler
 from ..host.runs.custom_sampling_checks import sigmas_of
 from ..host.runs.plan import plan_sampling
-from .sample import NMGSample, choose_guidance
+from .inputs import choose_guidance
+from .sample import NMGSample
 
 
 class NMGGuider(io.ComfyNode):

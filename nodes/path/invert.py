@@ -4,7 +4,7 @@ from functools import partial
 
 import torch
 
-from ...nmg_sampler.methods.regularization import NoiseRegularization
+from ...nmg_sampler.methods import NoiseRegularization
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_custom_schedule, make_schedule

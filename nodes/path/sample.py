@@ -1,20 +1,10 @@
 """Node: a trajectory to an edited picture."""
 
-from ...nmg_sampler import Guidance as Method
-from ...nmg_sampler import Mode, fused_guidance, official_guidance
+from ...nmg_sampler import Mode
 from ..host.api.sockets import Editor, Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.runs.procedure import run_sampling
-from ..methods.noise_map import gradient_scale_input, mode_input, noise_map_scale_input
-
-MODES = {Mode.OFFICIAL.value: official_guidance, Mode.FUSED.value: fused_guidance}
-
-
-def choose_guidance(
-    guidance: Method | None, mode: str, noise_map_scale: float, gradient_scale: float
-) -> Method:
-    """The method that is connected, or else Noise Map Guidance by the widgets."""
-    return guidance or MODES[mode](noise_map_scale, gradient_scale)
+from .inputs import choose_guidance, gradient_scale_input, mode_input, noise_map_scale_input
 
 
 class NMGSample(io.ComfyNode):

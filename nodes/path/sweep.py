@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ...nmg_sampler.methods.sweep import (
+from ...nmg_sampler.methods import (
     MOST_CELLS,
     Swept,
     parse_values,
@@ -15,7 +15,8 @@ from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
 from ..host.models.decoding import decode
 from ..host.runs.sweep import run_sweep
-from .sample import NMGSample, choose_guidance
+from .inputs import choose_guidance
+from .sample import NMGSample
 
 _PARAMETERS = sweep_parameters()
 _CELL_PX = 384

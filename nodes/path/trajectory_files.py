@@ -3,7 +3,7 @@
 import torch
 
 from ...nmg_sampler import InvalidInput, load_trajectory, save_trajectory
-from ...nmg_sampler.files.tensor_file import bytes_in_words
+from ...nmg_sampler.files import bytes_in_words
 from ..host.api.display import show_text
 from ..host.api.files import find_file, list_files, new_file
 from ..host.api.sockets import Trajectory, io

@@ -1,6 +1,6 @@
 """Node: the original picture outside a mask, bit for bit."""
 
-from ...nmg_sampler.pixels.composite import Combine, branches_of, composite, soft_mask
+from ...nmg_sampler.pixels import Combine, branches_of, composite, soft_mask
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
 

@@ -2,8 +2,7 @@
 
 import torch
 
-from ...nmg_sampler.pixels.masks import fit_mask
-from ...nmg_sampler.pixels.padding import FILLS, padding_to_grid
+from ...nmg_sampler.pixels import FILLS, fit_mask, padding_to_grid
 from ..host.api.sockets import Padding, io
 from ..host.api.speaking import speaking_as
 

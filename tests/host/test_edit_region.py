@@ -174,10 +174,10 @@ def test_several_targets_are_united(node, model, invert):
 
 
 def test_nmg_sample_reads_the_cells_back_as_they_were_found(node, model, invert):
-    plan = importlib.import_module("nmg_pack.nodes.host.runs.plan")
+    masks = importlib.import_module("nmg_pack.nodes.host.models.latent_masks")
     trajectory = invert((1, 4, 9, 7))
     mask = find(node, model, trajectory)
-    fitted = plan.fit_mask(mask, torch.Size((1, 4, 9, 7)))
+    fitted = masks.fit_mask(mask, torch.Size((1, 4, 9, 7)))
     assert torch.equal(fitted[0, 0], mask[0, ::8, ::8])
 
 

@@ -152,7 +152,7 @@ def test_no_inner_steps_are_text_guidance(nodes, null_text, plain, model, trajec
 @pytest.mark.parametrize("kind", ["EPS", "V_PREDICTION"])
 def test_the_gradient_in_the_embedding_is_that_of_finite_differences(differentiation, kind):
     model = parity_network("two", prediction=kind)
-    predictor_module = importlib.import_module("nmg_pack.nmg_sampler.contract.predictor")
+    predictor_module = importlib.import_module("nmg_pack.nmg_sampler.contract.differentiation")
     negative, level = differentiation.library.Prompt.NEGATIVE, differentiation.level
     tokens, h = random_tensor((2, 7, 48), 6), 4e-3
     direction = random_tensor((2, 7, 48), 7)

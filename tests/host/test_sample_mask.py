@@ -114,7 +114,7 @@ def test_masks_for_another_number_of_pictures_are_refused(edit, library, count):
 
 @pytest.fixture
 def fit_mask(pack):
-    return importlib.import_module("nmg_pack.nodes.host.runs.plan").fit_mask
+    return importlib.import_module("nmg_pack.nodes.host.models.latent_masks").fit_mask
 
 
 LATENT = torch.Size((1, 4, 8, 12))
@@ -147,7 +147,7 @@ def test_a_mask_at_the_pictures_size_is_the_mean_of_each_cell(fit_mask):
 
 
 def test_of_a_latents_own_mask_a_thin_stroke_may_change_as_well(pack):
-    latent_mask = importlib.import_module("nmg_pack.nodes.host.runs.plan").latent_mask
+    latent_mask = importlib.import_module("nmg_pack.nodes.host.models.latent_masks").latent_mask
     stroke = torch.zeros(1, 64, 96)
     stroke[:, 17] = 1
     kept = latent_mask(stroke, LATENT)[0, 0]

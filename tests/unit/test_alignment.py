@@ -7,7 +7,7 @@ import torch
 from toy_prompts import toy_prompt
 
 from nmg_sampler import InvalidInput
-from nmg_sampler.words.alignment import AlignmentMode, align, official_replacement
+from nmg_sampler.words import AlignmentMode, align, official_replacement
 
 # Sums of shares such as 1/3 in float32.
 ROUNDING = {"rtol": 0, "atol": 1e-6}

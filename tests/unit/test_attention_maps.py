@@ -15,8 +15,8 @@ from nmg_sampler import (
     official_masactrl_schedule,
     official_schedule,
 )
-from nmg_sampler.contract.attention import probabilities, shows_words
-from nmg_sampler.looks.attention_maps import WordMaps, masks_of, middle_entries, word_maps
+from nmg_sampler.contract import probabilities, shows_words
+from nmg_sampler.looks import WordMaps, masks_of, middle_entries, word_maps
 
 STEPS = 10
 SCHEDULES = {

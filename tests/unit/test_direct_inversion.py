@@ -18,8 +18,8 @@ from nmg_sampler import (
     official_schedule,
     sample,
 )
-from nmg_sampler.methods.direct_inversion import DirectInversion
-from nmg_sampler.trajectory.levels import ddim_step
+from nmg_sampler.methods import DirectInversion
+from nmg_sampler.trajectory import ddim_step
 
 SHAPE = (2, 4, 4, 4)
 STEPS = 6

@@ -16,13 +16,8 @@ from nmg_sampler import (
     official_schedule,
     save_trajectory,
 )
-from nmg_sampler.editors.direction import (
-    EditDirection,
-    SentenceEmbedding,
-    load_direction,
-    mean_difference,
-    save_direction,
-)
+from nmg_sampler.editors import EditDirection, SentenceEmbedding, mean_difference
+from nmg_sampler.files import load_direction, save_direction
 
 # Float32 rounding of numbers below 10.
 CLOSE = {"rtol": 0, "atol": 1e-6}

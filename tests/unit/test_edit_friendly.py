@@ -34,14 +34,14 @@ from nmg_sampler import (
     save_trajectory,
     schedule_from_sigmas,
 )
-from nmg_sampler.contract.guidance import STEP_NOISE
-from nmg_sampler.methods.edit_friendly import (
+from nmg_sampler.contract import STEP_NOISE
+from nmg_sampler.methods import (
     EditFriendly,
     ddpm_step,
     invert_edit_friendly,
     skip_noisiest,
 )
-from nmg_sampler.trajectory.levels import Family, ddim_step
+from nmg_sampler.trajectory import Family, ddim_step
 
 SHAPE = (2, 3, 5, 4)
 STEPS = 8

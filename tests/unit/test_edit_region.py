@@ -25,7 +25,7 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.looks.edit_region import edit_region, region_entries
+from nmg_sampler.looks import edit_region, region_entries
 
 SHAPE = (2, 3, 7, 5)
 SCHEDULE = official_masactrl_schedule(training_levels(), 10)

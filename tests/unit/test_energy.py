@@ -5,7 +5,7 @@ import torch
 from toys import noise
 
 from nmg_sampler import Loss, energy
-from nmg_sampler.methods.energy import SMOOTH_L1_BETA, energy_slope
+from nmg_sampler.methods import SMOOTH_L1_BETA, energy_slope
 
 # Float64 rounding of sums of about 50 numbers of size 1.
 EXACT = {"rtol": 0, "atol": 1e-12}

@@ -32,8 +32,8 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.methods.regularization import NoiseRegularization
-from nmg_sampler.trajectory.levels import Family, ddim_step, level_from_k_sigma, step_factors
+from nmg_sampler.methods import NoiseRegularization
+from nmg_sampler.trajectory import Family, ddim_step, level_from_k_sigma, step_factors
 
 ALPHAS_BAR = training_levels()
 SHAPE = (2, 3, 4, 4)

@@ -1,6 +1,7 @@
 """The layers: who may import whom, and that every public name says what it is."""
 
 import ast
+import importlib
 import inspect
 import sys
 from pathlib import Path
@@ -12,6 +13,30 @@ import nmg_sampler
 ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "nmg_sampler").rglob("*.py"))
 NODES = sorted(path for path in (ROOT / "nodes").rglob("*.py") if "host" not in path.parts)
+# Who may import whom: a room, and the rooms beside it that its files may import from. Everybody may
+# import nmg_sampler/errors.py, and the nodes and their host part all that the library has public.
+ARROWS = {
+    "nmg_sampler/trajectory": set(),
+    "nmg_sampler/words": set(),
+    "nmg_sampler/contract": {"trajectory"},
+    "nmg_sampler/loops": {"contract", "trajectory"},
+    "nmg_sampler/methods": {"contract", "trajectory"},
+    "nmg_sampler/editors": {"contract", "trajectory", "words"},
+    "nmg_sampler/looks": {"contract", "loops", "trajectory"},
+    "nmg_sampler/pixels": {"contract"},
+    "nmg_sampler/files": {"editors", "trajectory"},
+    "nodes/host/api": set(),
+    "nodes/host/models": set(),
+    "nodes/host/network": set(),
+    "nodes/host/gradient": {"network"},
+    "nodes/host/runs": {"api", "gradient", "models", "network"},
+    "nodes/drawing": set(),
+    "nodes/pixels": {"host"},
+    "nodes/path": {"drawing", "host"},
+    "nodes/methods": {"host", "path"},
+    "nodes/editors": {"host"},
+    "nodes/looks": {"drawing", "host", "path"},
+}
 HOST = {
     "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview",
     "node_helpers", "nodes", "server", "execution",
@@ -75,6 +100,86 @@ def test_the_arrows_inside_the_library_form_no_circle():
         assert leaves, f"a circle among {sorted(map(str, arrows))}"
         for name in leaves:
             del arrows[name]
+
+
+def room(path):
+    """The room of a file: its folder, of nodes/host/ the folder below that; its own name above."""
+    return (path.parent if len(path.parts) > 2 else path).as_posix()
+
+
+def house(name):
+    """The folder that a room's neighbours stand in."""
+    return name.rpartition("/")[0]
+
+
+@pytest.mark.parametrize("name", ARROWS)
+def test_a_room_imports_only_from_the_rooms_that_it_may(name):
+    may = {f"{house(name)}/{each}" for each in ARROWS[name]} | {name, "nmg_sampler/errors.py"}
+    if not name.startswith("nmg_sampler"):
+        may |= {
+            "nmg_sampler/__init__.py",
+            *(each for each in ARROWS if each.startswith("nmg_sampler")),
+        }
+    if "host" in ARROWS[name]:
+        may |= {each for each in ARROWS if each.startswith("nodes/host/")}
+    wrong = [
+        f"{where(path)} imports {target}"
+        for path in sorted((ROOT / name).glob("*.py"))
+        for target in targets(path)
+        if room(target) not in may
+    ]
+    assert wrong == []
+
+
+def test_every_folder_of_code_is_a_room():
+    folders = {path.parent for path in (*LIBRARY, *(ROOT / "nodes").rglob("*.py"))}
+    halls = {"nmg_sampler", "nodes", "nodes/host"}  # they list what is in their rooms
+    assert {folder.relative_to(ROOT).as_posix() for folder in folders} - halls == set(ARROWS)
+
+
+def test_no_two_rooms_need_each_other():
+    arrows = {name: {f"{house(name)}/{each}" for each in rooms} for name, rooms in ARROWS.items()}
+    while arrows:
+        leaves = [name for name, rooms in arrows.items() if not rooms & set(arrows)]
+        assert leaves, f"a circle among {sorted(arrows)}"
+        for name in leaves:
+            del arrows[name]
+
+
+OUTSIDE = sorted(
+    path
+    for folder in ("nodes", "benchmarks", "demo", "tests", "tools")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def library_imports(path):
+    """(the room or module below nmg_sampler, names) of each import from the library."""
+    for _, module, names in imports(path):
+        before, found, below = f".{module}.".partition(".nmg_sampler.")
+        if found and not before.strip("."):
+            yield below.strip("."), names
+
+
+@pytest.mark.parametrize("path", OUTSIDE, ids=where)
+def test_who_is_not_of_the_library_imports_its_public_names_from_its_rooms(path):
+    wrong = []
+    for below, names in library_imports(path):
+        public = importlib.import_module(f"nmg_sampler.{below}" if below else "nmg_sampler")
+        # A test may take a whole module, to put something else in the place of what it calls.
+        known = set(vars(public)) if "tests" in path.parts or not below else offered(public)
+        inside = "." in below
+        wrong += [f"{name} of {below}" for name in names if inside or name not in known]
+    assert wrong == []
+
+
+def offered(module):
+    """The public names of a room: not its modules."""
+    return {
+        name
+        for name, value in vars(module).items()
+        if name[0] != "_" and not inspect.ismodule(value)
+    }
 
 
 @pytest.mark.parametrize("path", NODES, ids=where)

@@ -7,7 +7,7 @@ import torch
 from toys import noise
 
 from nmg_sampler import InvalidInput, NoiseLevel
-from nmg_sampler.trajectory.levels import (
+from nmg_sampler.trajectory import (
     Family,
     ddim_step,
     eps_to_x0,

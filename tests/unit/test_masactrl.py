@@ -20,12 +20,13 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract.attention import apply_probabilities, probabilities, split_heads
-from nmg_sampler.editors.masactrl import MasaCtrl
-from nmg_sampler.editors.masactrl_layers import Counting, is_reached
-from nmg_sampler.editors.masactrl_masks import (
+from nmg_sampler.contract import apply_probabilities, probabilities, split_heads
+from nmg_sampler.editors import (
+    Counting,
+    MasaCtrl,
     ObjectMaps,
     Regions,
+    is_reached,
     mutual_attention,
     rows_of_edits,
 )

@@ -19,8 +19,8 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract.guidance import Run
-from nmg_sampler.methods.negative_prompt import NegativePromptGuidance, interpolate_embeddings
+from nmg_sampler.contract import Run
+from nmg_sampler.methods import NegativePromptGuidance, interpolate_embeddings
 
 SHAPE = (2, 4, 4, 4)
 STEPS = 6

@@ -38,9 +38,9 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.contract.guidance import Run
-from nmg_sampler.methods.energy import REFERENCE_ELEMENTS
-from nmg_sampler.trajectory.levels import ddim_step, level_from_k_sigma, step_factors
+from nmg_sampler.contract import Run
+from nmg_sampler.methods import REFERENCE_ELEMENTS
+from nmg_sampler.trajectory import ddim_step, level_from_k_sigma, step_factors
 
 SHAPE = (2, 3, 4, 4)
 ELEMENTS = 48  # of one sample

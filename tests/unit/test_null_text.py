@@ -26,10 +26,9 @@ from nmg_sampler import (
     sample,
     save_trajectory,
 )
-from nmg_sampler.contract.guidance import STEP_NOISE
-from nmg_sampler.methods.null_text import NullTextGuidance, NullTextSettings
-from nmg_sampler.methods.null_text_optimisation import optimise_null_text
-from nmg_sampler.trajectory.levels import ddim_step
+from nmg_sampler.contract import STEP_NOISE
+from nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
+from nmg_sampler.trajectory import ddim_step
 
 SHAPE = (2, 4, 4, 4)
 STEPS = 10

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nmg_sampler import InvalidInput
-from nmg_sampler.pixels.padding import FILLS, Padding, padding_to_grid
+from nmg_sampler.pixels import FILLS, Padding, padding_to_grid
 
 
 def picture(height, width, batch=2, channels=4):

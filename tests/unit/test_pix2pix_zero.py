@@ -26,10 +26,8 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract.attention import probabilities
-from nmg_sampler.contract.guidance import Run
-from nmg_sampler.editors.attention_distance import AttentionDistance, SourceAttention, map_bytes
-from nmg_sampler.editors.pix2pix_zero import Halves, Pix2PixZero
+from nmg_sampler.contract import Run, probabilities
+from nmg_sampler.editors import AttentionDistance, Halves, Pix2PixZero, SourceAttention, map_bytes
 
 STEPS = 10
 SCHEDULE = official_masactrl_schedule(training_levels(), STEPS)

@@ -5,8 +5,15 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from nmg_sampler import Branches, InvalidInput
-from nmg_sampler.pixels.composite import Combine, branches_of, composite, soft_mask
-from nmg_sampler.pixels.masks import feather_mask, fit_mask, grow_mask
+from nmg_sampler.pixels import (
+    Combine,
+    branches_of,
+    composite,
+    feather_mask,
+    fit_mask,
+    grow_mask,
+    soft_mask,
+)
 
 SIZE = (37, 29)
 ONE = Branches(1)

@@ -21,10 +21,9 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract.attention import apply_probabilities, probabilities
-from nmg_sampler.editors.local_blend import BlendRun
-from nmg_sampler.editors.prompt_edit import EditedMaps
-from nmg_sampler.words.settings import word_weights
+from nmg_sampler.contract import apply_probabilities, probabilities
+from nmg_sampler.editors import BlendRun, EditedMaps
+from nmg_sampler.words import word_weights
 
 STEPS = 10
 SCHEDULE = official_masactrl_schedule(training_levels(), STEPS)

@@ -4,7 +4,7 @@ import pytest
 from toy_prompts import toy_prompt
 
 from nmg_sampler import InvalidInput
-from nmg_sampler.words.prompt import TokenizedPrompt, Word, find, normalised
+from nmg_sampler.words import TokenizedPrompt, Word, find, normalised
 
 PAINTING = toy_prompt("An oil painting of a cy|an Vase, oil on can|vas.", length=16)
 

@@ -22,10 +22,9 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract.guidance import Run
-from nmg_sampler.methods.negative_prompt import NegativePromptGuidance
-from nmg_sampler.methods.proximal import ProximalGuidance, Threshold
-from nmg_sampler.trajectory.levels import ddim_step
+from nmg_sampler.contract import Run
+from nmg_sampler.methods import NegativePromptGuidance, ProximalGuidance, Threshold
+from nmg_sampler.trajectory import ddim_step
 
 SHAPE = (2, 4, 4, 4)
 STEPS = 6

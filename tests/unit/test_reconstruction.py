@@ -15,7 +15,7 @@ from nmg_sampler import (
     sample,
     schedule_from_sigmas,
 )
-from nmg_sampler.looks.reconstruction import follow
+from nmg_sampler.looks import follow
 
 SHAPE = (2, 3, 4, 4)
 SCHEDULES = {

@@ -5,7 +5,7 @@ import torch
 from toys import IDENTITY, SmoothNoise, geometric_sigmas, noise
 
 from nmg_sampler import Trajectory, fused_guidance, invert, sample, schedule_from_sigmas
-from nmg_sampler.trajectory.recorded import Record, RecordedStates
+from nmg_sampler.trajectory import Record, RecordedStates
 
 STATES = noise(5, 2, 3, 4, 4)
 LIKE = STATES[0]

@@ -5,7 +5,7 @@ import torch
 from toys import noise
 
 from nmg_sampler import InvalidInput
-from nmg_sampler.methods.regularization import (
+from nmg_sampler.methods import (
     NoiseRegularization,
     auto_correlation,
     auto_correlation_gradient,

@@ -36,7 +36,7 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.trajectory.levels import ddim_step
+from nmg_sampler.trajectory import ddim_step
 
 SHAPE = (2, 3, 4, 4)
 SCHEDULE = schedule_from_sigmas("x", geometric_sigmas(8))

@@ -14,7 +14,7 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.trajectory.levels import (
+from nmg_sampler.trajectory import (
     Family,
     level_from_alpha_bar,
     level_from_flow_sigma,

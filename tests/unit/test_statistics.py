@@ -5,8 +5,8 @@ import torch
 from toys import IDENTITY, ConstantNoise, SmoothNoise, geometric_sigmas, noise, training_levels
 
 from nmg_sampler import Trajectory, invert, official_masactrl_schedule, schedule_from_sigmas
-from nmg_sampler.looks.state_statistics import predicted_clean, statistics
-from nmg_sampler.trajectory.levels import eps_to_x0
+from nmg_sampler.looks import predicted_clean, statistics
+from nmg_sampler.trajectory import eps_to_x0
 
 SHAPE = (2, 3, 4, 4)
 SCHEDULES = {

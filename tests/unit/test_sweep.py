@@ -16,7 +16,7 @@ from nmg_sampler import (
     fused_guidance,
     official_guidance,
 )
-from nmg_sampler.methods.sweep import (
+from nmg_sampler.methods import (
     MOST_CELLS,
     Setting,
     Swept,

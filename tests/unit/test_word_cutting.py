@@ -2,7 +2,7 @@
 
 import pytest
 
-from nmg_sampler.words.cutting import Atom, cut, join
+from nmg_sampler.words import Atom, cut, join
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from toy_prompts import toy_prompt
 
 from nmg_sampler import InvalidInput
-from nmg_sampler.words.settings import (
+from nmg_sampler.words import (
     blend_columns,
     parse_pairs,
     self_steps,

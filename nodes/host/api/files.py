@@ -8,7 +8,7 @@ from pathlib import Path
 import folder_paths
 
 from ....nmg_sampler import InvalidInput
-from ....nmg_sampler.files.trajectory_file import SUFFIX
+from ....nmg_sampler.files import SUFFIX
 
 
 def new_file(prefix: str, suffix: str = SUFFIX) -> Path:

@@ -21,13 +21,8 @@ from comfy.ldm.modules.attention import CrossAttention
 
 from .checkpoint import checkpointed
 from .kernels import differentiable_kernels
-from .layers import (
-    DifferentiableLayers,
-    changed_attributes,
-    copied,
-    differentiable,
-    needs_gradient,
-)
+from .layers import DifferentiableLayers, changed_attributes, differentiable
+from .saved import copied, needs_gradient
 
 # What the host's networks call their lists of blocks.
 _LISTS = {

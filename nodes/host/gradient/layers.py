@@ -21,11 +21,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ....nmg_sampler import NotDifferentiable
+from .attention import watch_attention
+from .saved import needs_gradient
 
 _ABSENT = object()
-# Two attention kernels differ by less than this part of their result (sage: 8 bit integers).
-_KERNEL_DIFFERENCE = 0.1
-_STEPS = "RoundBackward", "FloorBackward", "CeilBackward", "TruncBackward", "SignBackward"
 _CONV_INPUT_GRADIENT = {
     torch.nn.Conv1d: torch.nn.grad.conv1d_input,
     torch.nn.Conv2d: torch.nn.grad.conv2d_input,
@@ -59,7 +58,7 @@ class DifferentiableLayers:
                 watch = root.register_forward_hook(_refuse_cut, with_kwargs=True)
                 stack.callback(watch.remove)
             for module in self.attentions:
-                for watch in _watch_attention(module):
+                for watch in watch_attention(module):
                     stack.callback(watch.remove)
             stack.enter_context(differentiable(self.layers))
             yield
@@ -90,99 +89,11 @@ def changed_attributes(module: torch.nn.Module, changes: dict[str, Any]) -> Call
     return undo
 
 
-def attention_with_backward(other: Callable[..., torch.Tensor] | None) -> Callable[..., Any]:
-    """An `optimized_attention_override`: PyTorch's attention, whatever backend the user chose.
-
-    Sage and flash kernels have no usable backward; sub-quadratic attention has a slow one.
-
-    Args:
-        other: the override that another pack had put in. If it changes what attention computes it
-            is followed; if it is only another kernel without a backward it is left out.
-    """
-    own = comfy.ldm.modules.attention.attention_pytorch
-
-    def attention(_chosen: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
-        theirs = None if other is None else other(own, *args, **kwargs)
-        if theirs is not None and theirs.requires_grad and not _rounds(theirs, args[:3]):
-            return theirs
-        ours = own(*args, **kwargs)
-        if theirs is not None and (theirs - ours).norm() > _KERNEL_DIFFERENCE * ours.norm():
-            raise NotDifferentiable.through_patch(
-                "an attention override without a gradient, from another pack"
-            )
-        return ours
-
-    return attention
-
-
-def _rounds(result: torch.Tensor, inputs: Iterable[torch.Tensor]) -> bool:
-    """Whether there is a step function on the way, whose slope PyTorch takes for 0."""
-    seen = {tensor.grad_fn for tensor in inputs} | {None}
-    waiting = [result.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            if node.name().startswith(_STEPS):
-                return True
-            seen.add(node)
-            waiting += [before for before, _ in node.next_functions]
-    return False
-
-
-def keep_saved(tensors_change: bool) -> AbstractContextManager[Any]:
-    """Lets a forward pass write into activations that its backward pass needs.
-
-    The host adds ControlNets in place, and so do patches of other packs. Costs a copy of every
-    saved activation, so only where something does.
-    """
-    if not tensors_change:
-        return nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(copied, lambda kept: kept)
-
-
-def copied(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy in the same layout: kernels sum in another order for another one."""
-    if 0 in tensor.stride():
-        return tensor.clone()
-    return torch.empty_strided(
-        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
-    ).copy_(tensor)
-
-
 def _refuse_cut(module: torch.nn.Module, args: Any, kwargs: Any, output: Any) -> None:
     if needs_gradient((args, kwargs)) and not needs_gradient(output):
         raise NotDifferentiable.through_patch(
             f"a {type(module).__name__} whose answer is cut off from its input"
         )
-
-
-def _watch_attention(module: Any) -> list[Any]:
-    """Refuses a patch between the projections of an attention that cuts its graph."""
-    asked: list[bool] = []
-
-    def note(_: torch.nn.Module, args: Any, kwargs: Any) -> None:
-        asked[:] = [needs_gradient((args, kwargs))]
-
-    def refuse_cut(_: torch.nn.Module, args: Any) -> None:
-        # Where another pack replaces the attention, its inputs were not seen: they need a gradient.
-        if asked != [False] and not needs_gradient(args):
-            raise NotDifferentiable.through_patch("an attention that is cut off from its input")
-
-    return [
-        module.register_forward_pre_hook(note, with_kwargs=True),
-        module.to_out.register_forward_pre_hook(refuse_cut),
-    ]
-
-
-def needs_gradient(value: Any) -> bool:
-    """Whether a tensor in there requires a gradient."""
-    if isinstance(value, torch.Tensor):
-        return value.requires_grad
-    if isinstance(value, dict):
-        value = value.values()
-    elif not isinstance(value, list | tuple):
-        return False
-    return any(map(needs_gradient, value))
 
 
 def _is_layer(module: torch.nn.Module) -> bool:

@@ -12,11 +12,13 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from ....nmg_sampler import NotDifferentiable, Prompt, PromptEmbedding
 from ..network.compiled import uncompiled
 from ..network.embedding import own, with_embedding
+from .attention import attention_with_backward
 from .blocks import Block, computed_again, find_blocks
 from .kernels import differentiable_kernels
-from .layers import DifferentiableLayers, attention_with_backward, keep_saved
+from .layers import DifferentiableLayers
 from .memory import GradientMemory
 from .plans import Plan, choose_plan
+from .saved import keep_saved
 
 _OVERRIDE = "optimized_attention_override"
 

@@ -20,7 +20,7 @@ from ....nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from ....nmg_sampler.trajectory.levels import NoiseLevel, level_from_flow_sigma, state_to_k
+from ....nmg_sampler.trajectory import NoiseLevel, level_from_flow_sigma, state_to_k
 
 _OFFICIAL, _EVEN = "official", "official-masactrl"
 OFFICIAL_SCHEDULES = {_OFFICIAL: official_schedule, _EVEN: official_masactrl_schedule}

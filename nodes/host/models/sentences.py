@@ -6,7 +6,7 @@ import comfy.utils
 from comfy.sd import CLIP
 
 from ....nmg_sampler import InvalidInput
-from ....nmg_sampler.editors.direction import SentenceEmbedding
+from ....nmg_sampler.editors import SentenceEmbedding
 from .encoding import check_clip, encode_together
 
 

@@ -11,8 +11,7 @@ from comfy import sd1_clip
 from comfy.sd import CLIP
 
 from ....nmg_sampler import InvalidInput
-from ....nmg_sampler.words.cutting import Atom, cut, join
-from ....nmg_sampler.words.prompt import TokenizedPrompt
+from ....nmg_sampler.words import Atom, TokenizedPrompt, cut, join
 
 Ids = tuple[int, ...]
 

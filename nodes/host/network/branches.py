@@ -7,9 +7,7 @@ import torch
 from comfy.utils import repeat_to_batch_size
 
 from ....nmg_sampler import Branches, InvalidInput
-
-Condition = dict[str, Any]
-Conditioning = list[list[Any]]
+from .conditions import Condition, Conditioning
 
 # Where and when a prompt applies: one row cannot differ from another in these. Everything else that
 # a node puts on a prompt goes into `model_conds`, which have rows of their own.

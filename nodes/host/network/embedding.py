@@ -6,8 +6,8 @@ from typing import Any
 import torch
 
 from ....nmg_sampler import InvalidInput, Prompt, PromptEmbedding
+from .conditions import Condition
 
-Condition = dict[str, Any]
 # How the host names what a network takes: tokens through cross-attention, SDXL's vector beside it.
 _TOKENS, _VECTOR = "c_crossattn", "y"
 

@@ -7,12 +7,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, InvalidInput, Prompt, StepEvent, Trajectory
-from ....nmg_sampler.looks.attention_maps import Columns, middle_entries, word_maps
+from ....nmg_sampler.looks import Columns, middle_entries, word_maps
 from ..models.model import check_channels, identify
 from ..network.attention import has_attention
 from ..network.branches import columns_of
+from ..network.conditions import Conditioning
+from .checks import check_conditioning
 from .predictor import HostPredictor
-from .procedure import Conditioning, check_conditioning, run_procedure
+from .procedure import run_procedure
 
 OnStep = Callable[[StepEvent], None]
 

@@ -9,10 +9,11 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import HeldPrediction, InvalidInput, Step, StepEvent, Trajectory
-from ....nmg_sampler.trajectory.levels import eps_to_x0, k_to_state
+from ....nmg_sampler.trajectory import eps_to_x0, k_to_state
 from ..api.speaking import speaking_as
+from ..models.latent_masks import latent_mask
 from .custom_sampling_checks import check_free, check_pair, check_size, check_start, sigmas_of
-from .plan import SamplingPlan, latent_mask
+from .plan import SamplingPlan
 from .predictor import HostPredictor
 
 

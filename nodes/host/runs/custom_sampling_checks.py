@@ -4,7 +4,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import InvalidInput, Schedule, Trajectory, TrajectoryMismatch
-from ....nmg_sampler.loops.held_prediction import check_corrects_only
+from ....nmg_sampler.loops import check_corrects_only
 from ..models.model import half_done, is_pure_noise
 from .plan import SamplingPlan
 

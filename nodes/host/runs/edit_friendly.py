@@ -6,12 +6,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Prompt, Schedule, Trajectory
-from ....nmg_sampler.contract.guidance import STEP_NOISE
-from ....nmg_sampler.methods.edit_friendly import invert_edit_friendly
+from ....nmg_sampler.contract import STEP_NOISE
+from ....nmg_sampler.methods import invert_edit_friendly
+from ..models.latent_masks import latent_mask
 from ..models.model import check_channels, identify
+from ..network.conditions import Conditioning
 from .attention_maps import OnStep
+from .checks import check_conditioning
 from .predictor import HostPredictor
-from .procedure import Conditioning, check_conditioning, latent_mask, run_procedure
+from .procedure import run_procedure
 
 
 def run_edit_friendly(

@@ -6,12 +6,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, Prompt, Trajectory
-from ....nmg_sampler.looks.edit_region import edit_region, region_entries
+from ....nmg_sampler.looks import edit_region, region_entries
 from ..models.model import check_channels, check_still, identify
 from ..network.branches import count_targets, one_row_per_picture
+from ..network.conditions import Conditioning
 from .attention_maps import OnStep, look_at
+from .checks import check_conditioning
 from .predictor import HostPredictor
-from .procedure import Conditioning, check_conditioning
 
 
 def run_edit_region(

@@ -8,12 +8,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, InvalidInput, Prompt, Trajectory
-from ....nmg_sampler.files.source_packing import pack_source
-from ....nmg_sampler.methods.null_text import NullTextGuidance, NullTextSettings
-from ....nmg_sampler.methods.null_text_optimisation import optimise_null_text
+from ....nmg_sampler.files import pack_source
+from ....nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
 from ..models.model import check_channels, identify
+from ..network.conditions import Conditioning
+from .checks import check_conditioning
 from .predictor import Cost, HostPredictor
-from .procedure import Conditioning, check_conditioning, run_procedure
+from .procedure import run_procedure
 
 
 def run_null_text(

@@ -9,8 +9,7 @@ import torch
 from comfy.ldm.modules.attention import BasicTransformerBlock
 
 from ....nmg_sampler import EditorRun, Run
-from ....nmg_sampler.editors.attention_distance import map_bytes
-from ....nmg_sampler.editors.pix2pix_zero import Pix2PixZero, Pix2PixZeroRun
+from ....nmg_sampler.editors import Pix2PixZero, Pix2PixZeroRun, map_bytes
 from ..network.attention import attention_layers
 
 

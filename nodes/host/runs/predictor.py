@@ -19,7 +19,7 @@ from ....nmg_sampler import (
     PromptEmbedding,
     Rows,
 )
-from ....nmg_sampler.trajectory.levels import eps_to_x0, state_to_k, x0_to_eps
+from ....nmg_sampler.trajectory import eps_to_x0, state_to_k, x0_to_eps
 from ..gradient.passes import GradientPasses
 from ..network.attention import AttentionLayers, EditedAttention, attention_layers
 from ..network.branches import merge

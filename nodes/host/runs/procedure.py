@@ -20,8 +20,11 @@ from ....nmg_sampler import (
     invert,
 )
 from ..api.preview import side_by_side
+from ..models.latent_masks import latent_mask
 from ..models.model import check_channels, half_done, identify
-from .plan import Conditioning, SamplingPlan, check_conditioning, latent_mask, plan_sampling
+from ..network.conditions import Conditioning
+from .checks import check_conditioning
+from .plan import SamplingPlan, plan_sampling
 from .predictor import Cost, HostPredictor
 
 

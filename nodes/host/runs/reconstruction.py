@@ -6,13 +6,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, Guidance, PlainGuidance, Prompt, Trajectory
-from ....nmg_sampler.contract.guidance import STEP_NOISE
-from ....nmg_sampler.looks.reconstruction import follow
-from ....nmg_sampler.loops.sampling import check_text_scale
+from ....nmg_sampler.contract import STEP_NOISE, check_text_scale
+from ....nmg_sampler.looks import follow
 from ..models.model import check_channels, identify
+from ..network.conditions import Conditioning
 from .attention_maps import OnStep
+from .checks import check_conditioning
 from .predictor import HostPredictor
-from .procedure import Conditioning, Turn, check_conditioning, run_procedure, total_cost
+from .procedure import Turn, run_procedure, total_cost
 
 Way = tuple[Guidance, float]  # a method and a text scale
 

@@ -8,9 +8,10 @@ from comfy.model_patcher import ModelPatcher
 from comfy.sd import VAE
 
 from ....nmg_sampler import Editor, Trajectory
-from ....nmg_sampler.methods.sweep import Setting
+from ....nmg_sampler.methods import Setting
 from ..models.decoding import check_vae
-from .plan import Conditioning, plan_sampling
+from ..network.conditions import Conditioning
+from .plan import plan_sampling
 from .procedure import Turn, run_plan, total_cost
 
 
