@@ -1,12 +1,7 @@
 """The nodes of the pack."""
 
 from .demo import NMGDemoModel, NMGDemoPicture
-from .editors.direction import (
-    NMGApplyDirection,
-    NMGEditDirection,
-    NMGLoadDirection,
-    NMGSaveDirection,
-)
+from .editors.direction import NMGApplyDirection, NMGEditDirection
 from .editors.masactrl import NMGMasaCtrl
 from .editors.pix2pix_zero import NMGPix2PixZero
 from .editors.prompt_to_prompt import NMGPromptToPrompt
@@ -25,6 +20,7 @@ from .methods.null_text import NMGNullText
 from .methods.plain import NMGPlainGuidance
 from .methods.proximal import NMGProximal
 from .path.custom_sampling import NMGGuider, NMGSampler
+from .path.direction_files import NMGLoadDirection, NMGSaveDirection
 from .path.gradient_memory import NMGGradientMemory
 from .path.invert import NMGInvert
 from .path.sample import NMGSample
