@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_models import Differentiation
+from host_models import Differentiation, parity_network
 
 from tools.host_environment import HostEnvironment
 from tools.host_process import boot
@@ -42,6 +42,19 @@ def vae(nodes):
     """That of the demo model: for latents of the same channels."""
     with torch.inference_mode():
         return nodes["NMGDemoModel"].execute().result[2]
+
+
+@pytest.fixture(scope="session")
+def model(pack):
+    """The network "two"; nothing may change it, a patch goes on a clone."""
+    with torch.inference_mode():
+        return parity_network("two")
+
+
+@pytest.fixture(scope="session")
+def host(pack):
+    """A module of the host by name."""
+    return importlib.import_module
 
 
 @pytest.fixture(scope="session")

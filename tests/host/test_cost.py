@@ -1,6 +1,6 @@
 """What runs cost, as the nodes report it, and that what has no effect is not computed.
 
-That the report is true is shown where the model's own calls are counted, in test_host_path.py.
+That the report is true is shown where the model's own calls are counted, in test_host_calls.py.
 """
 
 import gc
