@@ -17,7 +17,10 @@ from nmg_sampler import (
     Prompt,
     PromptEmbedding,
     Rows,
+    official_masactrl_schedule,
+    official_schedule,
     sample,
+    schedule_from_sigmas,
 )
 from nmg_sampler.contract import split_heads
 
@@ -45,6 +48,24 @@ def geometric_sigmas(steps, high=10.0, low=0.05):
     """`steps + 1` k-diffusion sigmas, noisiest first, evenly spaced in log sigma."""
     ratio = math.log(low / high)
     return [high * math.exp(ratio * k / steps) for k in range(steps + 1)]
+
+
+def karras_sigmas(steps, high=14.6, low=0.03, rho=7):
+    """`steps + 1` sigmas, evenly spaced in their seventh root, and none at the end."""
+    ends = high ** (1 / rho), low ** (1 / rho)
+    spread = [ends[0] + (ends[1] - ends[0]) * k / steps for k in range(steps + 1)]
+    return [root**rho for root in spread]
+
+
+# Schedules that spread their levels as unlike as those in use.
+SPREADS = {
+    "official": official_schedule(training_levels(), 50),
+    "official-masactrl": official_masactrl_schedule(training_levels(), 50),
+    "many": official_masactrl_schedule(training_levels(), 200),
+    "karras": schedule_from_sigmas("karras", [*karras_sigmas(50), 0.0]),
+    "exponential": schedule_from_sigmas("exponential", [*geometric_sigmas(50, 14.6, 0.03), 0.0]),
+    "flow": schedule_from_sigmas("flow", [1 - k / 50 for k in range(51)], Family.FLOW),
+}
 
 
 class Call(NamedTuple):

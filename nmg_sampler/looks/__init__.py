@@ -3,7 +3,7 @@
 from .attention_maps import Columns as Columns
 from .attention_maps import WordMaps as WordMaps
 from .attention_maps import masks_of as masks_of
-from .attention_maps import middle_entries as middle_entries
+from .attention_maps import word_entries as word_entries
 from .attention_maps import word_maps as word_maps
 from .edit_region import edit_region as edit_region
 from .edit_region import region_entries as region_entries

@@ -8,7 +8,6 @@ the source prompt are compared:
 Closer to noise the two prompts differ everywhere, closer to the picture nearly nowhere.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -22,7 +21,7 @@ from ..trajectory.schedule import Schedule
 from ..trajectory.trajectory import Trajectory
 
 # Noise over picture in the states that are looked at: levels 15 to 31 of 50 of Stable Diffusion
-# 1.x, found by trial on the demo model. By noise, not by number: schedules spread levels unlike.
+# 1.x, found by trial on the demo model.
 _LOWEST, _HIGHEST = 0.78, 2.29
 # Predicted noise is of size 1. A difference that nowhere reaches this is rounding, and no edit.
 _ROUNDING = 1e-3
@@ -35,14 +34,7 @@ def region_entries(schedule: Schedule, count: int) -> tuple[int, ...]:
         schedule: of the trajectory.
         count: 1 or more.
     """
-    entries = range(1, len(schedule.levels))
-    shares = [k / (count - 1) for k in range(count)] if count > 1 else [0.5]
-    wanted = [_LOWEST * (_HIGHEST / _LOWEST) ** share for share in shares]
-
-    def distance(entry: int, ratio: float) -> float:
-        return abs(math.log(schedule.levels[entry].noise_ratio / ratio))
-
-    return tuple(sorted({min(entries, key=lambda e: distance(e, ratio)) for ratio in wanted}))
+    return schedule.entries_by_noise(_LOWEST, _HIGHEST, count)
 
 
 @torch.no_grad()

@@ -74,6 +74,25 @@ class Schedule:
         """Of the models that it is for."""
         return self.levels[-1].family
 
+    def entries_by_noise(self, low: float, high: float, count: int) -> tuple[int, ...]:
+        """At most `count` entries whose states are between so much noise, ascending, never 0.
+
+        By noise and not by number, since schedules spread their levels unlike: the entries nearest
+        to `count` ratios that are evenly spaced in the logarithm.
+
+        Args:
+            low, high: noise over picture (`NoiseLevel.noise_ratio`), above 0.
+            count: 1 or more; 1 is the middle.
+        """
+        entries = range(1, len(self.levels))
+        shares = [k / (count - 1) for k in range(count)] if count > 1 else [0.5]
+        wanted = [low * (high / low) ** share for share in shares]
+
+        def distance(entry: int, ratio: float) -> float:
+            return abs(math.log(self.levels[entry].noise_ratio / ratio))
+
+        return tuple(sorted({min(entries, key=lambda e: distance(e, r)) for r in wanted}))
+
     def descent(self) -> tuple[Step, ...]:
         """The sampling steps, noisiest first."""
         entries = range(self.start, 0, -1)

@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from toys import IDENTITY, AttentiveNoise, FailingNoise, LinearNoise, noise, training_levels
+from toys import (
+    IDENTITY,
+    SPREADS,
+    AttentiveNoise,
+    FailingNoise,
+    LinearNoise,
+    noise,
+    training_levels,
+)
 
 from nmg_sampler import (
     AttentionLayer,
@@ -16,7 +24,7 @@ from nmg_sampler import (
     official_schedule,
 )
 from nmg_sampler.contract import probabilities, shows_words
-from nmg_sampler.looks import WordMaps, masks_of, middle_entries, word_maps
+from nmg_sampler.looks import WordMaps, masks_of, word_entries, word_maps
 
 STEPS = 10
 SCHEDULES = {
@@ -156,10 +164,19 @@ def test_a_model_that_fails_is_named():
 
 @pytest.mark.parametrize(
     ("steps", "count", "expected"),
-    [(50, 5, (12, 16, 20, 24, 28)), (50, 1, (20,)), (1, 5, (0,)), (4, 50, (0, 1, 2)), (2, 1, (0,))],
+    [(50, 5, (12, 16, 20, 24, 28)), (50, 1, (20,)), (1, 5, (0,)), (4, 50, (2, 3)), (2, 1, (1,))],
 )
-def test_the_states_looked_at_are_spread_over_the_middle(steps, count, expected):
-    assert middle_entries(steps, count) == expected
+def test_the_states_looked_at_are_in_the_middle(steps, count, expected):
+    schedule = official_masactrl_schedule(training_levels(), steps)
+    assert word_entries(schedule, count) == expected
+
+
+@pytest.mark.parametrize("schedule", SPREADS.values(), ids=SPREADS)
+def test_words_are_looked_for_at_the_same_noise_under_every_schedule(schedule):
+    ratios = [schedule.levels[entry].noise_ratio for entry in word_entries(schedule, 5)]
+    assert len(ratios) == 5
+    for ratio, expected in zip(ratios, (0.62, 0.82, 1.07, 1.41, 1.86), strict=True):
+        assert ratio == pytest.approx(expected, rel=0.1)
 
 
 def test_a_mask_reaches_one_and_stays_within_its_range_at_any_size():

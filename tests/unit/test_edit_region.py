@@ -6,23 +6,21 @@ import pytest
 import torch
 from toys import (
     IDENTITY,
+    SPREADS,
     Counting,
     FailingNoise,
     SmoothNoise,
-    geometric_sigmas,
     noise,
     training_levels,
 )
 
 from nmg_sampler import (
-    Family,
     InvalidInput,
     NotFinite,
     Prompt,
     Trajectory,
     invert,
     official_masactrl_schedule,
-    official_schedule,
     schedule_from_sigmas,
 )
 from nmg_sampler.looks import edit_region, region_entries
@@ -79,23 +77,12 @@ def test_of_fifty_steps_levels_15_to_31_are_looked_at():
     assert region_entries(schedule, 50) == tuple(range(15, 32))
 
 
-@pytest.mark.parametrize(
-    "schedule",
-    [
-        official_schedule(training_levels(), 20),
-        official_masactrl_schedule(training_levels(), 200),
-        schedule_from_sigmas("x", [*geometric_sigmas(40), 0.0]),
-        schedule_from_sigmas("x", [1 - k / 40 for k in range(41)], Family.FLOW),
-    ],
-    ids=["official", "many", "to no noise", "flow"],
-)
-def test_other_schedules_are_looked_at_where_they_are_as_noisy(schedule):
-    entries = region_entries(schedule, 5)
-    assert len(entries) == 5
-    ratios = [schedule.levels[entry].noise_ratio for entry in entries]
-    assert ratios == sorted(ratios)
-    assert ratios[0] == pytest.approx(0.78, rel=0.25)
-    assert ratios[-1] == pytest.approx(2.29, rel=0.25)
+@pytest.mark.parametrize("schedule", SPREADS.values(), ids=SPREADS)
+def test_an_edit_is_looked_for_at_the_same_noise_under_every_schedule(schedule):
+    ratios = [schedule.levels[entry].noise_ratio for entry in region_entries(schedule, 5)]
+    assert len(ratios) == 5
+    for ratio, expected in zip(ratios, (0.78, 1.02, 1.34, 1.75, 2.29), strict=True):
+        assert ratio == pytest.approx(expected, rel=0.1)
 
 
 def test_a_schedule_of_one_step_down_to_no_noise_has_one_state_to_look_at():

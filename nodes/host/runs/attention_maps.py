@@ -7,7 +7,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, InvalidInput, Prompt, StepEvent, Trajectory
-from ....nmg_sampler.looks import Columns, middle_entries, word_maps
+from ....nmg_sampler.looks import Columns, word_entries, word_maps
 from ..models.model import check_channels, identify
 from ..network.attention import has_attention
 from ..network.branches import columns_of
@@ -50,7 +50,7 @@ def run_attention_maps(
     _check_prompt(source, columns)
     trajectory.check_fits(identify(model))
     check_channels(model, states[0], "trajectory")
-    entries = middle_entries(len(states) - 1, levels)
+    entries = word_entries(trajectory.schedule, levels)
 
     def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:
         return word_maps(
