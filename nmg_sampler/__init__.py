@@ -8,6 +8,8 @@ The rooms, from the ground up: trajectory, words, contract, then loops, methods,
 pixels and files beside them. What is public stands in a room's own list or in this one.
 """
 
+from .contract import DDIM as DDIM
+from .contract import Attends as Attends
 from .contract import AttentionCall as AttentionCall
 from .contract import AttentionEdit as AttentionEdit
 from .contract import AttentionLayer as AttentionLayer
@@ -17,14 +19,18 @@ from .contract import EditorRun as EditorRun
 from .contract import Guidance as Guidance
 from .contract import Guided as Guided
 from .contract import GuidedRun as GuidedRun
+from .contract import Half as Half
 from .contract import PlainGuidance as PlainGuidance
 from .contract import Predictor as Predictor
-from .contract import Prepared as Prepared
 from .contract import Prompt as Prompt
 from .contract import PromptEmbedding as PromptEmbedding
+from .contract import Request as Request
 from .contract import Rows as Rows
 from .contract import Run as Run
+from .contract import Solver as Solver
+from .contract import SolverRun as SolverRun
 from .contract import StepEvent as StepEvent
+from .contract import UNetPlace as UNetPlace
 from .editors import Counting as Counting
 from .editors import EditDirection as EditDirection
 from .editors import Halves as Halves
@@ -47,11 +53,13 @@ from .files import save_trajectory as save_trajectory
 from .looks import edit_region as edit_region
 from .looks import word_maps as word_maps
 from .loops import HeldPrediction as HeldPrediction
+from .loops import Midpoint as Midpoint
 from .loops import Sampled as Sampled
 from .loops import invert as invert
 from .loops import sample as sample
 from .methods import DirectInversion as DirectInversion
 from .methods import EditFriendly as EditFriendly
+from .methods import FlowEdit as FlowEdit
 from .methods import Gradient as Gradient
 from .methods import Loss as Loss
 from .methods import Mode as Mode
@@ -70,6 +78,7 @@ from .methods import invert_edit_friendly as invert_edit_friendly
 from .methods import official_guidance as official_guidance
 from .methods import optimise_null_text as optimise_null_text
 from .trajectory import Family as Family
+from .trajectory import Kind as Kind
 from .trajectory import ModelIdentity as ModelIdentity
 from .trajectory import NoiseLevel as NoiseLevel
 from .trajectory import Schedule as Schedule

@@ -273,7 +273,7 @@ class Differentiation:
     def __init__(self, plan=None, shape=STATE, prompt=None, level=None):
         self.plan = plan
         self.library = importlib.import_module("nmg_pack.nmg_sampler")
-        self.runs = importlib.import_module("nmg_pack.nodes.host.runs.procedure")
+        self.runs = importlib.import_module("nmg_pack.nodes.host.runs")
         levels = importlib.import_module("nmg_pack.nmg_sampler.trajectory.levels")
         self.level = levels.NoiseLevel(*level) if level else levels.level_from_k_sigma(1.3)
         self.x = random_tensor(shape, 1)
@@ -282,21 +282,19 @@ class Differentiation:
 
     def procedure(self, model, call, prompt=None):
         """`call(predictor)` in the middle of a run of the host's guider."""
-        got = []
         if self.plan is not None:
             model = model.clone()
             model.model_options["nmg_gradient_memory"] = self.plan
 
         def procedure(predictor, latent, _on_step):
-            got.append(call(predictor))
-            return latent
+            return self.runs.Done(latent, call(predictor))
 
         levels = (self.level, self.library.NoiseLevel(0.1, 1.0))
         schedule = self.library.Schedule("test", levels, levels[:1], start=1)
         conditions = {"negative": prompt or self.prompt}
         latent = torch.zeros_like(self.x)
-        self.runs.run_procedure(model, conditions, latent, schedule, None, procedure)
-        return got[0]
+        job = self.runs.Job(conditions, latent, schedule, procedure)
+        return self.runs.run_procedure(model, job).result
 
     def ours(self, model, prompt=None):
         """(eps, J^T cotangent) through the pack."""

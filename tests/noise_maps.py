@@ -11,6 +11,7 @@ from nmg_sampler import (
     NoiseMapGuidance,
     Prompt,
     Reference,
+    Request,
     Trajectory,
     invert,
     official_schedule,
@@ -65,7 +66,7 @@ def term_of(guidance, trajectory, x, index=3, predictor=None, mask=None):
         scale, shift = step_factors(step.level, step.level_to)
         null = predictor.noise_of(x, step.level, Prompt.NEGATIVE)
         return (prepared.x - scale * x) / shift - null
-    guided = predictor.guided(x, step.level, TEXT_SCALE, prepared.negative)
+    guided = predictor.guided(Request(x, step.level, TEXT_SCALE, negative=prepared.negative))
     return run.correct(x, step, guided) - guided.eps
 
 

@@ -49,8 +49,7 @@ def host_parts():
     """(library, host module of models, host module of runs) of the pack, once it is booted."""
     library = importlib.import_module("nmg_pack.nmg_sampler")
     return library, *[
-        importlib.import_module(f"nmg_pack.nodes.host.{name}")
-        for name in ("models.model", "runs.procedure")
+        importlib.import_module(f"nmg_pack.nodes.host.{name}") for name in ("models.model", "runs")
     ]
 
 

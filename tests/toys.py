@@ -7,22 +7,25 @@ import torch
 from torch.nn.functional import avg_pool2d, interpolate, scaled_dot_product_attention
 
 from nmg_sampler import (
+    Attends,
     AttentionCall,
     AttentionLayer,
     Branches,
     Family,
     Guided,
+    Half,
     ModelIdentity,
     NoiseLevel,
     Prompt,
     PromptEmbedding,
     Rows,
+    UNetPlace,
     official_masactrl_schedule,
     official_schedule,
     sample,
     schedule_from_sigmas,
 )
-from nmg_sampler.contract import split_heads
+from nmg_sampler.contract import joined, loss_gradient, merge_heads, split_heads
 
 IDENTITY = ModelIdentity(Family.VP, "eps", "SD15", "0123abcd")
 
@@ -81,6 +84,9 @@ class Call(NamedTuple):
 class Counting:
     """The predictor contract over `noise_of`, keeping a record of forward and backward passes."""
 
+    # What the rows of a run are, for a toy that tells branches apart.
+    branches = Branches(1)
+
     def __init__(self):
         self.calls = []
         self.backward_passes = 0
@@ -104,25 +110,23 @@ class Counting:
             result.register_hook(self._count_backward)
         return result
 
-    def guided(
-        self,
-        x,
-        level,
-        text_scale,
-        negative=None,
-        rows=Rows.ALL,
-        attention=None,
-        embedding=None,
-        needs_negative=False,
-    ):
-        single = negative is not None or (text_scale == 1 and not needs_negative)
+    def guided(self, request):
+        return joined([self.guided_alike(part) for part in request.by_scale(self.branches)])
+
+    def guided_alike(self, request):
+        """Text guidance of one scale."""
+        x, level, scale, rows, negative, embedding, attention, needs_negative = request
+        single = negative is not None or (scale == 1 and not needs_negative)
         self.calls.append(Call("guided", len(x) * (1 if single else 2), level, None, False))
         positive = self.noise_under(x, level, Prompt.POSITIVE, rows, attention)
-        if text_scale == 1 and not needs_negative:
+        if scale == 1 and not needs_negative:
             return Guided(positive, negative)
         if negative is None:
             negative = self.noise_under(x, level, Prompt.NEGATIVE, rows, attention, embedding)
-        return Guided(negative + text_scale * (positive - negative), negative)
+        return Guided(negative + scale * (positive - negative), negative)
+
+    def loss_gradient(self, x, level, prompt, loss, embedding=None):
+        return loss_gradient(self, x, level, prompt, loss(), embedding)
 
     @property
     def rows(self):
@@ -225,9 +229,20 @@ def toy_layers():
     """(self-, cross-)attention of three transformer blocks: way down, bottom, way up."""
     places = (("input", 1), ("middle", 2), ("output", 1))
     return [
-        tuple(AttentionLayer(index, cross, stage, factor, 3, (1, 2)) for cross in (False, True))
+        tuple(
+            AttentionLayer(index, 3, attends, factor, UNetPlace(stage, (1, 2)))
+            for attends in (Attends.SELF, Attends.CROSS)
+        )
         for index, (stage, factor) in enumerate(places)
     ]
+
+
+def call_to(layer, q, k, v, *, half=Half.COND, branches, size, columns=(), attend):
+    """A layer's call on tokens (rows, heads, tokens, dim), of which q's are the picture's."""
+    crosses = layer.attends is Attends.CROSS
+    prompt = slice(0, k.shape[2] if crosses else 0)
+    picture = slice(0, q.shape[2])
+    return AttentionCall(layer, half, branches, size, q, k, v, picture, prompt, columns, attend)
 
 
 class AttentiveNoise(Counting):
@@ -267,37 +282,35 @@ class AttentiveNoise(Counting):
         longest = math.lcm(*(prompt.shape[1] for prompt in prompts))
         context = torch.cat([p.repeat(1, longest // p.shape[1], 1) for p in prompts]).to(x.dtype)
         columns = tuple(prompt.shape[1] for prompt in prompts)
+        half = Half.COND if text else Half.UNCOND
         hidden = x
         for pair in toy_layers():
             for layer in pair:
                 hidden = hidden + 0.5 * self._attend(
-                    hidden, layer, context, columns, text, branches, attention
+                    hidden, layer, context, columns, half, branches, attention
                 )
         # Like a trained network: most of a noisy state is noise, little of a clean one.
         return level.sigma * x + 0.4 * level.alpha * torch.tanh(hidden)
 
-    def _attend(self, hidden, layer, context, columns, text, branches, attention):
+    def _attend(self, hidden, layer, context, columns, half, branches, attention):
         cells = avg_pool2d(hidden, layer.factor)
         size = tuple(cells.shape[2:])
         tokens = cells.flatten(2).transpose(1, 2)
-        wq, wk, wv, wo = self.weights[layer.index, int(layer.cross)].to(hidden.dtype)
-        other = context if layer.cross else tokens
-        call = AttentionCall(
+        crosses = layer.attends is Attends.CROSS
+        wq, wk, wv, wo = self.weights[layer.index, int(crosses)].to(hidden.dtype)
+        other = context if crosses else tokens
+        q, k, v = (split_heads(each, self.heads) for each in (tokens @ wq, other @ wk, other @ wv))
+        call = call_to(
             layer,
-            text,
-            branches,
-            size,
-            tokens @ wq,
-            other @ wk,
-            other @ wv,
-            self.heads,
-            columns if layer.cross and text else (),
-            self._kernel,
+            q,
+            k,
+            v,
+            half=half,
+            branches=branches,
+            size=size,
+            columns=columns if crosses and half is Half.COND else (),
+            attend=scaled_dot_product_attention,
         )
         edit = attention is not None and attention.wants(layer)
-        out = (attention(call) if edit else call.plain()) @ wo
+        out = merge_heads(attention(call) if edit else call.plain()) @ wo
         return interpolate(out.transpose(1, 2).unflatten(2, size), hidden.shape[2:])
-
-    def _kernel(self, q, k, v):
-        q, k, v = (split_heads(tensor, self.heads) for tensor in (q, k, v))
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -1,25 +1,39 @@
-"""What plugs into what: a network, a method, an editor, and what a run tells of itself."""
+"""What plugs into what: a network, a guidance, an editor, a solver, and what a run tells."""
 
+from .attention import Attends as Attends
 from .attention import AttentionCall as AttentionCall
 from .attention import AttentionEdit as AttentionEdit
 from .attention import AttentionLayer as AttentionLayer
+from .attention import Half as Half
+from .attention import UNetPlace as UNetPlace
 from .attention import apply_probabilities as apply_probabilities
+from .attention import merge_heads as merge_heads
 from .attention import probabilities as probabilities
 from .attention import shows_words as shows_words
 from .attention import split_heads as split_heads
 from .branches import Branches as Branches
 from .branches import Rows as Rows
+from .differentiation import differentiable_eps as differentiable_eps
+from .differentiation import embedding_eps as embedding_eps
+from .differentiation import loss_gradient as loss_gradient
 from .editor import Editor as Editor
 from .editor import EditorRun as EditorRun
+from .events import OnStep as OnStep
 from .events import StepEvent as StepEvent
-from .guidance import STEP_NOISE as STEP_NOISE
 from .guidance import Guidance as Guidance
 from .guidance import GuidedRun as GuidedRun
 from .guidance import PlainGuidance as PlainGuidance
-from .guidance import Prepared as Prepared
 from .guidance import Run as Run
 from .guidance import check_text_scale as check_text_scale
+from .predictor import AttentionLoss as AttentionLoss
 from .predictor import Guided as Guided
 from .predictor import Predictor as Predictor
 from .predictor import Prompt as Prompt
 from .predictor import PromptEmbedding as PromptEmbedding
+from .predictor import Request as Request
+from .predictor import TextScale as TextScale
+from .predictor import joined as joined
+from .solver import DDIM as DDIM
+from .solver import Predicted as Predicted
+from .solver import Solver as Solver
+from .solver import SolverRun as SolverRun

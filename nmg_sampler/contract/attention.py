@@ -1,7 +1,14 @@
-"""Attention as an editor sees it: one layer, under the prompts or under the negative prompt."""
+"""Attention as an editor sees it: one layer of a network, in one half of classifier-free guidance.
+
+A UNet attends to the picture and to the prompt in layers of their own; a transformer may attend to
+both at once, over tokens of which some are the picture's cells and some the prompt's columns. What
+an editor is given is the same: queries, keys and values as the network's kernel gets them, and
+which tokens are what.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 import torch
@@ -14,26 +21,51 @@ _WORD_FACTOR = 4
 _WORD_CELLS = 16
 
 
+class Half(Enum):
+    """Half of classifier-free guidance."""
+
+    UNCOND = "uncond"  # under the negative prompt
+    COND = "cond"  # under the prompts of the branches
+
+
+class Attends(Enum):
+    """What the tokens of a layer attend to."""
+
+    SELF = "self"  # the picture to itself
+    CROSS = "cross"  # the picture to the prompt
+    JOINT = "joint"  # picture and prompt to both, over the tokens of both
+
+
+@dataclass(frozen=True)
+class UNetPlace:
+    """Where in a UNet a layer is.
+
+    Attributes:
+        stage: "input", "middle" or "output": the way down, the bottom, or the way up.
+        factors: the factors that the UNet's layers have, ascending.
+    """
+
+    stage: str
+    factors: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class AttentionLayer:
     """One attention layer of a network.
 
     Attributes:
-        index: place in the order of execution among the layers of its kind, from 0; the self- and
-            the cross-attention of one transformer block have the same index.
-        cross: attends to the prompt instead of to the picture.
-        stage: "input", "middle" or "output": the way down, the bottom, or the way up of the UNet.
-        factor: how many latent cells one of its cells spans in each direction: 1, 2, 4, ...
+        index: of its transformer block in the order of execution, from 0.
         count: number of transformer blocks of the network.
-        factors: the factors that its layers have, ascending.
+        attends: to what.
+        factor: how many latent cells one of its cells spans in each direction: 1, 2, 4, ...
+        unet: where it is in a UNet; None in a network of one resolution.
     """
 
     index: int
-    cross: bool
-    stage: str
-    factor: int
     count: int
-    factors: tuple[int, ...]
+    attends: Attends
+    factor: int
+    unet: UNetPlace | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,32 +74,35 @@ class AttentionCall:
 
     Attributes:
         layer: which layer.
-        text: True under the prompts of the branches, False under the negative prompt.
+        half: under which prompts.
         branches: what the rows are.
-        size: (height, width) of the layer's cells; their product is the number of queries.
-        q: (rows, height * width, heads * dim) queries.
-        k: (rows, keys, heads * dim) keys; of the prompt's columns in cross-attention. Prompts of
-            unequal length are repeated to one length, which changes no result: the first
-            `columns[b]` keys of branch b are its prompt, once.
-        v: (rows, keys, heads * dim) values.
-        heads: number of heads.
+        size: (height, width) of the picture's cells, or (frames, height, width).
+        q: (rows, heads, queries, dim) as the kernel gets them: after norms and rotary embedding.
+        k: (rows, heads, keys, dim). Prompts of unequal length may be repeated to one length, which
+            changes no result: the first `columns[b]` of branch b are its prompt, once.
+        v: (rows, heads, keys, dim) values.
+        picture: which queries are the picture's cells, row by row; in a layer that attends to the
+            picture also which keys.
+        prompt: which keys are the prompt's columns, in a joint layer also which queries; none in
+            self-attention.
         columns: prompt length per branch; empty in self-attention and under the negative prompt.
-        attend: (q, k, v) -> (rows, queries, heads * dim), the network's own kernel.
+        attend: (q, k, v) -> (rows, heads, queries, dim), the network's own kernel.
     """
 
     layer: AttentionLayer
-    text: bool
+    half: Half
     branches: Branches
-    size: tuple[int, int]
+    size: tuple[int, ...]
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    heads: int
+    picture: slice
+    prompt: slice
     columns: tuple[int, ...]
     attend: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
     def plain(self) -> torch.Tensor:
-        """What the layer computes on its own: (rows, queries, heads * dim)."""
+        """What the layer computes on its own: (rows, heads, queries, dim)."""
         return self.attend(self.q, self.k, self.v)
 
 
@@ -87,33 +122,40 @@ def shows_words(layer: AttentionLayer, latent: Sequence[int], factor: int = 0) -
     """Whether this layer is one to look in for where words are in the picture.
 
     Args:
-        layer: only cross-attention shows words.
+        layer: only one that attends to the prompt shows words; without a UNet every such one does.
         latent: (height, width) of the latent.
         factor: that of the layers wanted; the network's nearest is taken. 0 chooses: a quarter of
             the latent's resolution, but 16 cells on its shorter side where the network has them.
     """
-    fine = [f for f in layer.factors if -(-min(latent) // f) >= _WORD_CELLS] or layer.factors[:1]
-    among, wanted = (layer.factors, factor) if factor else (fine, _WORD_FACTOR)
+    if layer.attends is Attends.SELF or layer.unet is None:
+        return layer.attends is not Attends.SELF
+    factors = layer.unet.factors
+    fine = [f for f in factors if -(-min(latent) // f) >= _WORD_CELLS] or factors[:1]
+    among, wanted = (factors, factor) if factor else (fine, _WORD_FACTOR)
     nearest = min(among, key=lambda f: max(f, wanted) / min(f, wanted))
-    return layer.cross and layer.factor == nearest
+    return layer.factor == nearest
 
 
-def probabilities(q: torch.Tensor, k: torch.Tensor, heads: int) -> torch.Tensor:
+def probabilities(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """softmax(q k^T / sqrt(dim)), materialised: (rows, heads, queries, keys).
 
     In float32 at least: half precision loses small probabilities, and sums of them.
     """
     precision = torch.promote_types(q.dtype, torch.float32)
-    q, k = (split_heads(tensor.to(precision), heads) for tensor in (q, k))
+    q, k = q.to(precision), k.to(precision)
     return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
 
 
+def apply_probabilities(probabilities: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """(rows, heads, queries, keys) maps over (rows, heads, keys, dim) values, in v's dtype."""
+    return (probabilities @ v.to(probabilities.dtype)).to(v.dtype)
+
+
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(rows, tokens, heads * dim) as (rows, heads, tokens, dim)."""
+    """(rows, tokens, heads * dim) as (rows, heads, tokens, dim): a view."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def apply_probabilities(probabilities: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
-    """(rows, heads, queries, keys) maps over (rows, keys, heads * dim) values, in v's dtype."""
-    values = split_heads(v.to(probabilities.dtype), heads)
-    return (probabilities @ values).transpose(1, 2).flatten(2).to(v.dtype)
+def merge_heads(x: torch.Tensor) -> torch.Tensor:
+    """(rows, heads, tokens, dim) as (rows, tokens, heads * dim)."""
+    return x.transpose(1, 2).flatten(2)

@@ -39,19 +39,19 @@ class Branches:
         return self.count * self.pictures
 
     @property
-    def source(self) -> slice:
+    def source_rows(self) -> slice:
         """The rows of the source branch; empty without one."""
         return slice(0, self.pictures * self.with_source)
 
     @property
-    def edits(self) -> slice:
+    def target_rows(self) -> slice:
         """The rows of all target branches."""
         return slice(self.pictures * self.with_source, self.rows)
 
     @property
-    def held(self) -> slice:
-        """The rows that a guidance method keeps faithful: the source, or without one all rows."""
-        return self.source if self.with_source else self.edits
+    def held_rows(self) -> slice:
+        """The rows that a guidance keeps faithful: the source, or without one all rows."""
+        return self.source_rows if self.with_source else self.target_rows
 
     def part(self, rows: Rows) -> "Branches":
         """The branches that `rows` names, as a run of their own."""
@@ -69,4 +69,4 @@ class Branches:
 
     def with_held(self, x: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
         """`x` with the held rows replaced; a new tensor unless all rows are held."""
-        return torch.cat([held, x[self.edits]]) if self.with_source else held
+        return torch.cat([held, x[self.target_rows]]) if self.with_source else held

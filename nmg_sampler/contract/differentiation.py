@@ -1,25 +1,15 @@
 """Predictions with their gradients: the only graph of the library, left when it has been used."""
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 
 from ..errors import NotDifferentiable
 from ..trajectory.levels import NoiseLevel
-from .attention import AttentionEdit
-from .predictor import Predictor, Prompt, PromptEmbedding
+from .predictor import AttentionLoss, Predictor, Prompt, PromptEmbedding
 
 # What PyTorch says of a graph that cannot be walked back; anything else is no matter of patches.
 _BROKEN_GRAPH = ("inplace operation", "nference tensor", "autograd formula", "second time")
-
-
-class AttentionLoss(AttentionEdit, Protocol):
-    """An attention edit that changes nothing and adds up a loss over the layers it sees."""
-
-    def total(self) -> torch.Tensor:
-        """The loss of the prediction that is over: a scalar with its graph."""
-        ...
 
 
 def differentiable_eps(
@@ -76,7 +66,7 @@ def loss_gradient(
     loss: AttentionLoss,
     embedding: PromptEmbedding | None = None,
 ) -> torch.Tensor:
-    """d loss / d x, of what `loss` adds up while the noise in `x` is predicted; shape of `x`.
+    """What `Predictor.loss_gradient` asks for, by a predictor whose `eps` is differentiable.
 
     Raises:
         NotDifferentiable: the loss is cut off from `x`.

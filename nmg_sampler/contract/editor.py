@@ -6,8 +6,9 @@ import torch
 
 from ..trajectory.schedule import Step
 from .attention import AttentionEdit
-from .guidance import Prepared, Run
-from .predictor import Guided
+from .guidance import Run
+from .predictor import Request
+from .solver import Predicted
 
 
 class EditorRun:
@@ -24,20 +25,19 @@ class EditorRun:
         """How attention is changed in the text-guided prediction; None leaves it alone."""
         return None
 
-    def predict(self, prepared: Prepared, step: Step) -> tuple[torch.Tensor, Guided]:
-        """The states that the step starts from, and the text-guided prediction of them."""
+    def predict(self, request: Request, step: Step) -> Predicted:
+        """The states that the step starts from, and the text-guided prediction of them.
+
+        Args:
+            request: of the guidance; its level may lie within the step, see `Solver`.
+        """
         # Beside a source, attention is seen at scale 1 under no method more than under another.
         alone = not self.run.branches.with_source
-        guided = self.run.predictor.guided(
-            prepared.x,
-            step.level,
-            self.run.text_scale,
-            prepared.negative,
+        request = request._replace(
             attention=self.attention(step),
-            embedding=prepared.embedding,
-            needs_negative=prepared.needs_negative and alone,
+            needs_negative=request.needs_negative and alone,
         )
-        return prepared.x, guided
+        return Predicted(request.x, self.run.predictor.guided(request))
 
     def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
         """After the step: the states at `step.level_to`."""

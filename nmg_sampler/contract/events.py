@@ -1,5 +1,6 @@
 """What a run tells the outside after each step, and how it stops when numbers go bad."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +20,9 @@ class StepEvent:
     x0: torch.Tensor  # (B, C, ...) the predicted clean latent
     # (pictures, C, ...) that of the source branch, beside those of the edits; None without one.
     source_x0: torch.Tensor | None = field(default=None, kw_only=True)
+
+
+OnStep = Callable[[StepEvent], None]
 
 
 def check_finite(

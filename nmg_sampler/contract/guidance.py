@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 
@@ -12,22 +11,19 @@ from ..trajectory.recorded import RecordedStates
 from ..trajectory.schedule import Step
 from ..trajectory.trajectory import Trajectory
 from .branches import Branches
-from .predictor import Guided, Predictor, PromptEmbedding
-
-# The extra that marks a trajectory of independently drawn states (`edit_friendly`): noise per step.
-STEP_NOISE = "edit_friendly_noise"
+from .predictor import Guided, Predictor, Request
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a guidance method may know of the run it takes part in.
+    """What a guidance may know of the run it takes part in.
 
     Attributes:
         predictor: the network with its prompts bound.
         trajectory: where to stay close to.
         total: number of steps of the run.
         text_scale: classifier-free guidance scale, dimensionless.
-        branches: what the rows of a state are. A method holds the rows `branches.held` to the
+        branches: what the rows of a state are. A guidance holds `branches.held_rows` to the
             trajectory: those of the source branch, or without one all.
         mask: (B or 1, 1, ...) 0..1 on the run's device, 1 where the held rows may change; or None.
     """
@@ -49,17 +45,8 @@ class Run:
         return RecordedStates(self.trajectory.states)
 
 
-class Prepared(NamedTuple):
-    """What a method hands to the text-guided prediction of a step."""
-
-    x: torch.Tensor  # (rows, C, ...) the states to predict from, at the step's level
-    negative: torch.Tensor | None = None  # the unconditional prediction of all rows, if known
-    embedding: PromptEmbedding | None = None  # takes the negative prompt's place in this step
-    needs_negative: bool = False  # it is used, so text guidance of scale 1 makes it as well
-
-
 class GuidedRun:
-    """A method at work in one run: three moments of each step, each neutral unless overridden.
+    """A guidance at work in one run: three moments of each step, each neutral unless overridden.
 
     It is made by `Guidance.begin`, may keep state, and ends with the run. The base class is text
     guidance alone: no correction, and no change outside the mask.
@@ -68,17 +55,17 @@ class GuidedRun:
     def __init__(self, run: Run) -> None:
         self.run = run
 
-    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        """Before the prediction: the state it is made from."""
-        return Prepared(x)
+    def prepare(self, x: torch.Tensor, step: Step) -> Request:
+        """Before the prediction: what it is asked for, and from which states."""
+        return Request(x, step.level, self.run.text_scale)
 
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         """After the prediction: the noise that the step follows."""
         return guided.eps
 
-    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        """After the step: the state at `step.level_to`. As it is here: the recorded one where the
-        mask of the run is 0, exactly."""
+    def settle(self, x: torch.Tensor, step: Step, eps: torch.Tensor) -> torch.Tensor:
+        """After the step along `eps`: the state at `step.level_to`. As it is here: the recorded one
+        where the mask of the run is 0, exactly."""
         if self.run.mask is None:
             return x
         return torch.lerp(self.run.recorded(step.entry_to, like=x), x, self.run.mask)
@@ -89,30 +76,36 @@ class Guidance:
 
     Attributes:
         needs_source_prompt: whether it asks the predictor about the source prompt.
-        corrects_only: whether all that it does to a step is to correct the predicted noise, so that
-            another loop may take the steps.
+        needs_source_branch: whether the picture itself, under its own prompt, has to run beside the
+            targets. It does under every editor; the guidance then holds that branch.
+        needs_drawn_states: whether it is for states that are drawn one by one (`Kind.DRAWN`)
+            instead of a path.
+        moves_states: whether it does more to a step than to correct the predicted noise, so that no
+            other loop may take the steps.
+        masks_in_prediction: whether it keeps to a mask within the prediction; otherwise it puts the
+            recorded state back after the step.
+        needs_plain_steps: whether what it knows was found for DDIM's own step, and holds for no
+            other `Solver`.
     """
 
     needs_source_prompt = False
-    corrects_only = False
+    needs_source_branch = False
+    needs_drawn_states = False
+    moves_states = True
+    masks_in_prediction = False
+    needs_plain_steps = False
 
     def check(self, trajectory: Trajectory, branches: Branches) -> None:
         """Raises InvalidInput if it cannot work with this trajectory, or without a source.
 
-        As it is here it refuses states that are no path but drawn one by one, which only the method
-        that they are made for can go through; a method's own check begins with this one.
+        A method's own check begins with this one: states that are no path go with no method but
+        those that are made for them.
         """
-        if STEP_NOISE in trajectory.extras:
-            raise InvalidInput.of(
-                "trajectory",
-                "is of the wrong kind",
-                "that of Edit-Friendly Inversion, whose states are drawn one by one",
-                "noise maps on a path, as NMG Invert makes them",
-                "Connect the guidance of Edit-Friendly Inversion as well, or use NMG Invert.",
-            )
+        if not self.needs_drawn_states:
+            trajectory.check_path()
 
     def begin(self, run: Run) -> GuidedRun:
-        """The method at work in `run`."""
+        """The guidance at work in `run`."""
         raise NotImplementedError
 
 
@@ -120,17 +113,17 @@ class Guidance:
 class PlainGuidance(Guidance):
     """DDIM with text guidance and no correction: the baseline."""
 
-    corrects_only = True
+    moves_states = False
 
     def begin(self, run: Run) -> GuidedRun:
         return GuidedRun(run)
 
 
-def check_text_scale(text_scale: float) -> None:
+def check_text_scale(text_scale: float, name: str = "text_scale") -> None:
     """Raises InvalidInput unless it is a scale of classifier-free guidance."""
     if not 0 <= text_scale < math.inf:
         raise InvalidInput.of(
-            "text_scale",
+            name,
             "is no scale",
             text_scale,
             "a finite number, 0 or more",

@@ -1,13 +1,15 @@
 """The one contract in the middle: what the library asks of a network."""
 
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
 import torch
 
+from ..errors import InvalidInput
 from ..trajectory.levels import NoiseLevel
 from .attention import AttentionEdit
-from .branches import Rows
+from .branches import Branches, Rows
 
 
 class Prompt(Enum):
@@ -30,6 +32,95 @@ class Guided(NamedTuple):
 
     eps: torch.Tensor  # negative + text_scale * (positive - negative), or the host's own rule
     negative: torch.Tensor | None  # None where it was not needed and not computed
+
+
+def joined(parts: Sequence[Guided]) -> Guided:
+    """Predictions of one part of the rows after the other as one of all of them.
+
+    The unconditional one is known of all or of none.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    negatives = [part.negative for part in parts]
+    known = all(negative is not None for negative in negatives)
+    eps = torch.cat([part.eps for part in parts])
+    return Guided(eps, torch.cat(negatives) if known else None)
+
+
+# Classifier-free guidance scale, dimensionless, 1 is none: of all branches, or (source, targets).
+TextScale = float | tuple[float, float]
+
+
+class Request(NamedTuple):
+    """What one text-guided prediction is asked for.
+
+    Attributes:
+        x: (rows, C, ...) the states, of the branches named by `rows`, at `level`.
+        level: theirs.
+        text_scale: see `TextScale`.
+        rows: which branches, each under its own prompt.
+        negative: the unconditional prediction of all these rows, where it is known.
+        embedding: takes the negative prompt's place, for every branch.
+        attention: how attention is changed meanwhile.
+        needs_negative: whether the unconditional prediction is used by itself, so that text
+            guidance of scale 1 makes it as well.
+    """
+
+    x: torch.Tensor
+    level: NoiseLevel
+    text_scale: TextScale
+    rows: Rows = Rows.ALL
+    negative: torch.Tensor | None = None
+    embedding: PromptEmbedding | None = None
+    attention: AttentionEdit | None = None
+    needs_negative: bool = False
+
+    def by_scale(self, branches: Branches) -> "tuple[Request, ...]":
+        """The same as requests of one scale each: itself, or one for the source and one for the
+        targets, in the order of their rows.
+
+        Args:
+            branches: of the run.
+
+        Raises:
+            InvalidInput: an attention edit wants both in one prediction.
+        """
+        if not isinstance(self.text_scale, tuple):
+            return (self,)
+        source, targets = self.text_scale
+        if self.rows is not Rows.ALL or not branches.with_source:
+            return (self._replace(text_scale=source if self.rows is Rows.SOURCE else targets),)
+        if source == targets:
+            return (self._replace(text_scale=source),)
+        if self.attention is not None:
+            raise InvalidInput.of(
+                "editor",
+                "needs source and target in one prediction, which has one text scale",
+                f"{source:g} for the source, {targets:g} for the target",
+                "the same for both",
+                "Disconnect the editor, or set both scales to the same.",
+            )
+        parts = (
+            (Rows.SOURCE, source, branches.source_rows),
+            (Rows.TARGETS, targets, branches.target_rows),
+        )
+        return tuple(
+            self._replace(
+                x=self.x[where],
+                text_scale=scale,
+                rows=rows,
+                negative=None if self.negative is None else self.negative[where],
+            )
+            for rows, scale, where in parts
+        )
+
+
+class AttentionLoss(AttentionEdit, Protocol):
+    """An attention edit that changes nothing and adds up a loss over the layers it sees."""
+
+    def total(self) -> torch.Tensor:
+        """The loss of the prediction that is over: a scalar with its graph."""
+        ...
 
 
 class Predictor(Protocol):
@@ -63,20 +154,29 @@ class Predictor(Protocol):
         """
         ...
 
-    def guided(
+    def guided(self, request: Request) -> Guided:
+        """Classifier-free guidance, as requested.
+
+        Costs two rows per sample, or one if `negative` is known, or if the scale is 1 and no
+        negative is needed; two calls instead of one where branches have scales of their own.
+        """
+        ...
+
+    def loss_gradient(
         self,
         x: torch.Tensor,
         level: NoiseLevel,
-        text_scale: float,
-        negative: torch.Tensor | None = None,
-        rows: Rows = Rows.ALL,
-        attention: AttentionEdit | None = None,
+        prompt: Prompt,
+        loss: Callable[[], AttentionLoss],
         embedding: PromptEmbedding | None = None,
-        needs_negative: bool = False,
-    ) -> Guided:
-        """Classifier-free guidance of the branches named by `rows`, each under its own prompt.
+    ) -> torch.Tensor:
+        """d loss / d x, of what a loss adds up while the noise in `x` is predicted; shape of `x`.
 
-        An `embedding` takes the place of the negative prompt's, for every branch. Costs two rows
-        per sample, or one if `negative` is known, or if the scale is 1 and no negative is needed.
+        Args:
+            loss: makes one that is still empty. A predictor that runs out of memory in the middle
+                begins anew, with a new one.
+
+        Raises:
+            NotDifferentiable: the loss is cut off from `x`.
         """
         ...

@@ -17,7 +17,6 @@ from .masactrl_masks import mutual_attention as mutual_attention
 from .masactrl_masks import rows_of_edits as rows_of_edits
 from .pix2pix_zero import Halves as Halves
 from .pix2pix_zero import Pix2PixZero as Pix2PixZero
-from .pix2pix_zero import Pix2PixZeroRun as Pix2PixZeroRun
 from .prompt_edit import EditedMaps as EditedMaps
 from .prompt_edit import PromptEdit as PromptEdit
 from .prompt_to_prompt import PromptToPrompt as PromptToPrompt

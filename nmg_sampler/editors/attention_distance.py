@@ -17,7 +17,7 @@ from collections.abc import Iterable
 
 import torch
 
-from ..contract.attention import AttentionCall, AttentionLayer, probabilities
+from ..contract.attention import Attends, AttentionCall, AttentionLayer, Half, probabilities
 from ..errors import InvalidInput
 
 
@@ -25,19 +25,19 @@ class SourceAttention:
     """An attention edit that changes nothing and keeps what the source's maps are made of."""
 
     def __init__(self) -> None:
-        self.kept: dict[tuple[int, bool], tuple[torch.Tensor, torch.Tensor]] = {}
+        self.kept: dict[tuple[int, Half], tuple[torch.Tensor, torch.Tensor]] = {}
 
     @property
-    def halves(self) -> set[bool]:
-        """Those that were predicted, True for the text: one alone at a text scale of 1."""
-        return {text for _, text in self.kept}
+    def halves(self) -> set[Half]:
+        """Those that were predicted: one alone at a text scale of 1."""
+        return {half for _, half in self.kept}
 
     def wants(self, layer: AttentionLayer) -> bool:
         """All cross-attention."""
-        return layer.cross
+        return layer.attends is Attends.CROSS
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
-        place = call.layer.index, call.text
+        place = call.layer.index, call.half
         if place in self.kept:
             raise InvalidInput.of(
                 "negative",
@@ -55,26 +55,27 @@ class AttentionDistance:
 
     Args:
         source: of the same step.
-        text: which half.
+        half: which one.
     """
 
-    def __init__(self, source: SourceAttention, text: bool) -> None:
-        self.source, self.text = source, text
+    def __init__(self, source: SourceAttention, half: Half) -> None:
+        self.source, self.half = source, half
         self.sum = torch.zeros(())
 
     def wants(self, layer: AttentionLayer) -> bool:
         """All cross-attention."""
-        return layer.cross
+        return layer.attends is Attends.CROSS
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
-        q, k = (each.to(call.q.device) for each in self.source.kept[call.layer.index, self.text])
+        kept = self.source.kept[call.layer.index, self.half]
+        q, k = (each.to(call.q.device) for each in kept)
         # Next to a longer prompt a shorter one is repeated, which its columns show once.
-        columns = min(k.shape[1], call.k.shape[1])
+        columns = min(k.shape[2], call.k.shape[2])
         with torch.no_grad():
-            theirs = probabilities(q, k[:, :columns], call.heads)
-        ours = probabilities(call.q, call.k[:, :columns], call.heads)
+            theirs = probabilities(q, k[:, :, :columns])
+        ours = probabilities(call.q, call.k[:, :, :columns])
         distance = (call.branches.split(ours) - theirs).square().sum()
-        self.sum = self.sum.to(distance) + distance / (len(self.source.halves) * call.heads)
+        self.sum = self.sum.to(distance) + distance / (len(self.source.halves) * ours.shape[1])
         return call.plain()
 
     def total(self) -> torch.Tensor:

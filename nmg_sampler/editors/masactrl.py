@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..contract.attention import AttentionCall, AttentionLayer
+from ..contract.attention import Attends, AttentionCall, AttentionLayer, Half
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
 from ..errors import InvalidInput
@@ -154,13 +154,13 @@ class _StepEdit:
     maps: ObjectMaps | None
 
     def wants(self, layer: AttentionLayer) -> bool:
-        if layer.cross:
+        if layer.attends is Attends.CROSS:
             return self.maps is not None and self.maps.sees(layer)
         return self.acts and is_reached(layer, self.editor.start_layer, self.editor.counting)
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
-        if not call.layer.cross:
+        if call.layer.attends is not Attends.CROSS:
             return mutual_attention(call, self.regions)
-        if call.text and self.maps is not None:
+        if call.half is Half.COND and self.maps is not None:
             self.maps.add(call)
         return call.plain()

@@ -30,12 +30,13 @@ def is_reached(layer: AttentionLayer, start_layer: int, counting: Counting) -> b
     Block 10 of SD 1.x is the first one on the way up with two latent cells to one of its own; in
     SDXL that is block 64. A number beyond the last block reaches no layer.
     """
-    is_sd1 = (layer.count, layer.factors) == (len(_SD1_BLOCKS), _SD1_FACTORS)
-    if is_sd1 or counting is Counting.MODEL:
+    if layer.unet is None or counting is Counting.MODEL:
+        return layer.index >= start_layer
+    if (layer.count, layer.unet.factors) == (len(_SD1_BLOCKS), _SD1_FACTORS):
         return layer.index >= start_layer
     if start_layer >= len(_SD1_BLOCKS):
         return False
-    return _place(layer.stage, layer.factor) >= _place(*_SD1_BLOCKS[start_layer])
+    return _place(layer.unet.stage, layer.factor) >= _place(*_SD1_BLOCKS[start_layer])
 
 
 def _place(stage: str, factor: int) -> tuple[int, int]:

@@ -119,23 +119,28 @@ def mutual_attention(call: AttentionCall, regions: Regions | None = None) -> tor
 
     The source's own rows are what they are without an editor; masks are for the targets alone.
     """
-    source, edits = call.branches.source, call.branches.edits
+    source, edits = call.branches.source_rows, call.branches.target_rows
     fitted = None if regions is None else regions.at(call.size, call.q)
     if fitted is None or all(group.sides is None for group in fitted[0]):
         k, v = (call.branches.repeat(each[source]) for each in (call.k, call.v))
         return call.attend(call.q, k, v)
-    queries, k, v = call.q[edits], call.k[source], call.v[source]
+    # Tokens before heads, so that rows and keys can be picked out together.
+    queries, k, v = (
+        each.transpose(1, 2) for each in (call.q[edits], call.k[source], call.v[source])
+    )
     results = torch.empty_like(queries)
     groups, share = fitted
     for group in groups:
         q, pictures = queries[group.rows], group.rows[:, None] % call.branches.pictures
         parts = [
-            call.attend(q, k[pictures, keys], v[pictures, keys])
+            call.attend(*(x.transpose(1, 2) for x in (q, k[pictures, keys], v[pictures, keys])))
             for keys in group.sides or (torch.arange(k.shape[1], device=k.device),)
         ]
         # Exact at both ends: where the target mask is 0 or 1 it is one of the two.
-        results[group.rows] = torch.lerp(parts[-1], parts[0], share[group.rows])
-    return torch.cat([call.attend(call.q[source], k, v), results])
+        mixed = torch.lerp(parts[-1], parts[0], share[group.rows][:, None])
+        results[group.rows] = mixed.transpose(1, 2)
+    theirs = call.attend(call.q[source], call.k[source], call.v[source])
+    return torch.cat([theirs, results.transpose(1, 2)])
 
 
 class ObjectMaps:
@@ -164,7 +169,7 @@ class ObjectMaps:
     def add(self, call: AttentionCall) -> None:
         """The maps of one cross-attention layer under the prompts."""
         source, *targets = [
-            probabilities(q, k[:, :length], call.heads).mean(1)
+            probabilities(q, k[:, :, :length]).mean(1)
             for q, k, length in zip(
                 call.branches.split(call.q), call.branches.split(call.k), call.columns, strict=True
             )

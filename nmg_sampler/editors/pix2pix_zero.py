@@ -8,14 +8,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 import torch
 
+from ..contract.attention import Half
 from ..contract.branches import Rows
-from ..contract.differentiation import loss_gradient
 from ..contract.editor import Editor, EditorRun
-from ..contract.guidance import Prepared, Run
-from ..contract.predictor import Guided, Prompt
+from ..contract.guidance import Run
+from ..contract.predictor import Prompt, Request, joined
+from ..contract.solver import Predicted
 from ..errors import InvalidInput, NotDifferentiable
 from ..trajectory.schedule import Step, check_part, is_in_part
 from .attention_distance import AttentionDistance, SourceAttention
@@ -85,10 +87,10 @@ class Pix2PixZero(Editor):
             )
 
     def begin(self, run: Run) -> EditorRun:
-        return Pix2PixZeroRun(self, run)
+        return _Pix2PixZeroRun(self, run)
 
 
-class Pix2PixZeroRun(EditorRun):
+class _Pix2PixZeroRun(EditorRun):
     """Cross-attention guidance at work. Nothing outlives a step."""
 
     def __init__(self, editor: Pix2PixZero, run: Run) -> None:
@@ -100,52 +102,52 @@ class Pix2PixZeroRun(EditorRun):
         editor, total = self.editor, self.run.total
         return editor.attention_scale > 0 and is_in_part(step, total, editor.start, editor.end)
 
-    def predict(self, prepared: Prepared, step: Step) -> tuple[torch.Tensor, Guided]:
+    def predict(self, request: Request, step: Step) -> Predicted:
         if not self.acts(step):
-            return super().predict(prepared, step)
-        branches, scale = self.run.branches, self.run.text_scale
-        source, targets = prepared.x[branches.source], prepared.x[branches.edits]
+            return super().predict(request, step)
+        branches = self.run.branches
         attention = SourceAttention()
         theirs = self.run.predictor.guided(
-            source,
-            step.level,
-            scale,
-            rows=Rows.SOURCE,
-            attention=attention,
-            embedding=prepared.embedding,
+            request._replace(
+                x=request.x[branches.source_rows],
+                rows=Rows.SOURCE,
+                negative=None,
+                attention=attention,
+                needs_negative=False,
+            )
         )
-        moved, ours = self.targets(prepared._replace(x=targets), step, attention)
-        both = theirs.negative is not None and ours.negative is not None
-        negatives = torch.cat([theirs.negative, ours.negative]) if both else None
-        return torch.cat([source, moved]), Guided(torch.cat([theirs.eps, ours.eps]), negatives)
+        moved, ours = self.targets(request, step, attention)
+        x = torch.cat([request.x[branches.source_rows], moved])
+        return Predicted(x, joined([theirs, ours]))
 
-    def targets(
-        self, prepared: Prepared, step: Step, source: SourceAttention
-    ) -> tuple[torch.Tensor, Guided]:
+    def targets(self, request: Request, step: Step, source: SourceAttention) -> Predicted:
         """The moved states of the targets, and the text-guided prediction from them."""
-        predictor, scale = self.run.predictor, self.run.text_scale
-        x, embedding = prepared.x, prepared.embedding
-        gradients = {
-            text: self.gradient(prepared, step, source, text) for text in sorted(source.halves)
-        }
+        predictor, level, embedding = self.run.predictor, request.level, request.embedding
+        x = request.x[self.run.branches.target_rows]
+        request = request._replace(
+            x=x, rows=Rows.TARGETS, negative=None, attention=None, needs_negative=False
+        )
+        gradients = [self.gradient(request, source, half) for half in Half if half in source.halves]
         if self.editor.halves is Halves.TOGETHER or len(gradients) < 2:
-            x = x - sum(gradients.values())
-            return x, predictor.guided(x, step.level, scale, rows=Rows.TARGETS, embedding=embedding)
-        unconditional, conditional = (x - gradient for gradient in gradients.values())
-        negative = predictor.eps(unconditional, step.level, Prompt.NEGATIVE, embedding=embedding)
-        guided = predictor.guided(conditional, step.level, scale, negative, rows=Rows.TARGETS)
-        return unconditional, guided
+            x = x - sum(gradients)
+            return Predicted(x, predictor.guided(request._replace(x=x)))
+        unconditional, conditional = (x - gradient for gradient in gradients)
+        negative = predictor.eps(unconditional, level, Prompt.NEGATIVE, embedding=embedding)
+        known = request._replace(x=conditional, negative=negative, embedding=None)
+        return Predicted(unconditional, predictor.guided(known))
 
-    def gradient(
-        self, prepared: Prepared, step: Step, source: SourceAttention, text: bool
-    ) -> torch.Tensor:
+    def gradient(self, request: Request, source: SourceAttention, half: Half) -> torch.Tensor:
         """attention_scale * dL/dx, of the part of L that one half has; shape of the state."""
+        text = half is Half.COND
         prompt = Prompt.POSITIVE if text else Prompt.NEGATIVE
-        embedding = None if text else prepared.embedding
-        loss = AttentionDistance(source, text)
+        embedding = None if text else request.embedding
         try:
-            gradient = loss_gradient(
-                self.run.predictor, prepared.x, step.level, prompt, loss, embedding
+            gradient = self.run.predictor.loss_gradient(
+                request.x,
+                request.level,
+                prompt,
+                partial(AttentionDistance, source, half),
+                embedding,
             )
         except NotDifferentiable as error:
             raise NotDifferentiable(

@@ -17,7 +17,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ..contract.attention import AttentionCall, AttentionLayer, apply_probabilities, probabilities
+from ..contract.attention import (
+    Attends,
+    AttentionCall,
+    AttentionLayer,
+    Half,
+    apply_probabilities,
+    probabilities,
+)
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
 from ..errors import InvalidInput
@@ -126,33 +133,33 @@ class _StepEdit:
     selves: bool
 
     def wants(self, layer: AttentionLayer) -> bool:
-        if not layer.cross:
+        if layer.attends is Attends.SELF:
             return self.selves
         return self.crosses or (self.run.blend is not None and self.run.blend.sees(layer))
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
-        if not call.text:
+        if call.half is not Half.COND:
             return call.plain()
-        return self._cross(call) if call.layer.cross else self._self(call)
+        return self._self(call) if call.layer.attends is Attends.SELF else self._cross(call)
 
     def _self(self, call: AttentionCall) -> torch.Tensor:
         """The source's maps over each branch's own values."""
-        if call.q.shape[1] > self.run.self_cells:
+        if math.prod(call.size) > self.run.self_cells:
             return call.plain()
-        q, k = (call.branches.repeat(each[call.branches.source]) for each in (call.q, call.k))
+        q, k = (call.branches.repeat(each[call.branches.source_rows]) for each in (call.q, call.k))
         return call.attend(q, k, call.v)
 
     def _cross(self, call: AttentionCall) -> torch.Tensor:
         """All branches through materialised maps: where texts are equal so are results, bitwise."""
         parts = map(call.branches.split, (call.q, call.k, call.v))
         (source, values), *targets = [
-            (probabilities(q, k[:, :columns], call.heads), v[:, :columns])
+            (probabilities(q, k[:, :, :columns]), v[:, :, :columns])
             for columns, q, k, v in zip(self.run.columns, *parts, strict=True)
         ]
-        results = [apply_probabilities(source, values, call.heads)]
+        results = [apply_probabilities(source, values)]
         for target, (own, values) in enumerate(targets):
             edited = self.run.maps[target](source, own, self.index)
             if self.run.blend is not None and self.run.blend.sees(call.layer):
                 self.run.blend.add(target, source, edited, call.size)
-            results.append(apply_probabilities(edited, values, call.heads))
+            results.append(apply_probabilities(edited, values))
         return torch.cat(results)

@@ -8,7 +8,7 @@ import torch
 from ..errors import InvalidInput
 from ..trajectory.levels import Family, NoiseLevel
 from ..trajectory.schedule import Schedule
-from ..trajectory.trajectory import ModelIdentity, Trajectory
+from ..trajectory.trajectory import Kind, ModelIdentity, Trajectory
 from .source_packing import pack_source, unpack_source
 from .tensor_file import FileKind, OnSize, Tensors, read_file, write_file
 
@@ -16,6 +16,8 @@ TRAJECTORY = FileKind(
     "trajectory", 1, ".nmg.safetensors", "Invert the picture again and save it anew."
 )
 SUFFIX = TRAJECTORY.suffix
+# By this extra, files from before 0.2.0 say that their states are drawn one by one.
+_DRAWN_EXTRA = "edit_friendly_noise"
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -64,6 +66,8 @@ def save_trajectory(
         "noise_mask": trajectory.noise_mask is not None,
         "extras": sorted(trajectory.extras),
     }
+    if trajectory.kind is not Kind.PATH:
+        header["kind"] = trajectory.kind.value
     for name, extra in trajectory.extras.items():
         tensors[f"extra.{name}"] = extra.contiguous().cpu()
     write_file(TRAJECTORY, path, header, tensors, on_size)
@@ -83,13 +87,16 @@ def _build(header: Any, tensor: Tensors) -> Trajectory:
     states = tensor("states")
     if list(states.shape) != list(header["shape"]):
         raise ValueError(f"states of shape {list(states.shape)}, header says {header['shape']}")
+    extras = header.get("extras", [])
+    drawn = Kind.DRAWN if _DRAWN_EXTRA in extras else Kind.PATH
     return Trajectory(
         states=states.to(_DTYPES[header["dtype"]]),
         schedule=_schedule_from_json(header["schedule"]),
         model=ModelIdentity(**{**header["model"], "family": Family(header["model"]["family"])}),
         source=unpack_source(header["source"], tensor),
         noise_mask=tensor("noise_mask") if header["noise_mask"] else None,
-        extras={name: tensor(f"extra.{name}") for name in header.get("extras", [])},
+        extras={name: tensor(f"extra.{name}") for name in extras},
+        kind=Kind(header.get("kind", drawn)),
     )
 
 

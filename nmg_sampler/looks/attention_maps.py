@@ -1,12 +1,12 @@
 """Where the model sees a word: cross-attention of its columns, over layers and levels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import interpolate
 
 from ..contract.attention import AttentionCall, AttentionLayer, probabilities, shows_words
-from ..contract.events import StepEvent, check_finite
+from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.predictor import Predictor, Prompt
 from ..errors import InvalidInput
 from ..trajectory.levels import eps_to_x0
@@ -69,8 +69,8 @@ class _Recording:
         return shows_words(layer, self.latent, self.factor)
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
-        keys = call.k[:, : call.columns[0]]
-        self.maps.add(probabilities(call.q, keys, call.heads), call.size)
+        keys = call.k[:, :, : call.columns[0]]
+        self.maps.add(probabilities(call.q, keys), call.size)
         return call.plain()
 
 
@@ -95,7 +95,7 @@ def word_maps(
     *,
     factor: int = 0,
     device: torch.device | str = "cpu",
-    on_step: Callable[[StepEvent], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """Where the model sees words of the source prompt while it inverts the picture.
 

@@ -8,12 +8,12 @@ the source prompt are compared:
 Closer to noise the two prompts differ everywhere, closer to the picture nearly nowhere.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.nn.functional import max_pool2d
 
-from ..contract.events import StepEvent, check_finite
+from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.predictor import Predictor, Prompt
 from ..errors import InvalidInput
 from ..trajectory.levels import eps_to_x0
@@ -47,7 +47,7 @@ def edit_region(
     threshold: float = 0.0,
     grow: int = 0,
     device: torch.device | str = "cpu",
-    on_step: Callable[[StepEvent], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> torch.Tensor:
     """Where the target prompt wants the pictures of a trajectory changed: a mask of their latents.
 

@@ -1,11 +1,10 @@
 """How well a run comes back to its picture: where it ends, and how far it strays on the way."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
-from ..contract.events import StepEvent
+from ..contract.events import OnStep, StepEvent
 from ..contract.guidance import Guidance
 from ..contract.predictor import Predictor
 from ..loops.sampling import sample
@@ -27,7 +26,7 @@ def follow(
     text_scale: float,
     *,
     device: torch.device | str = "cpu",
-    on_step: Callable[[StepEvent], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Followed:
     """Samples back along a trajectory and measures the distance to its states on the way.
 

@@ -1,10 +1,11 @@
-"""A method without its loop: the predicted noise it corrects, for whoever takes the steps."""
+"""A guidance without its loop: the predicted noise it corrects, for whoever takes the steps."""
 
 import torch
 
 from ..contract.branches import Branches
+from ..contract.editor import EditorRun
 from ..contract.events import check_finite
-from ..contract.guidance import Guidance, GuidedRun, Run, check_text_scale
+from ..contract.guidance import Guidance, Run, check_text_scale
 from ..contract.predictor import Predictor
 from ..errors import InvalidInput
 from ..trajectory.schedule import Step
@@ -19,12 +20,12 @@ class HeldPrediction:
 
     Args:
         trajectory, predictor, text_scale, targets, device: as `sample` takes them.
-        guidance: a method that does no more than correct predictions.
-        mask: (B or 1, 1, ...) 0..1, 1 where the picture may change; the method holds weakly there.
+        guidance: one that does no more than correct predictions.
+        mask: (B or 1, 1, ...) 0..1, 1 where the picture may change: there it holds weakly.
 
     Raises:
-        InvalidInput: the method does more, or would have to for the mask; the scale is negative or
-            not finite; method or mask do not fit the trajectory.
+        InvalidInput: the guidance does more, or would have to for the mask; the scale is negative
+            or not finite; guidance or mask do not fit the trajectory.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class HeldPrediction:
         device: torch.device | str = "cpu",
         mask: torch.Tensor | None = None,
     ) -> None:
-        check_corrects_only(guidance)
+        check_moves_nothing(guidance)
         check_text_scale(text_scale)
         branches = Branches(trajectory.shape[0], targets)
         guidance.check(trajectory, branches)
@@ -47,8 +48,9 @@ class HeldPrediction:
         mask = mask_on_rows(mask, branches, device, trajectory.states.dtype)
         self.total = len(trajectory.schedule.descent())
         self.run = Run(predictor, trajectory, self.total, text_scale, branches, mask)
-        self.method = guidance.begin(self.run)
-        if mask is not None and type(self.method).settle is GuidedRun.settle:
+        self.guiding = guidance.begin(self.run)
+        self.editing = EditorRun(self.run)
+        if mask is not None and not guidance.masks_in_prediction:
             raise InvalidInput.of(
                 "mask",
                 "cannot be kept to by this guidance with a sampler that takes the steps itself",
@@ -64,23 +66,15 @@ class HeldPrediction:
         Raises:
             NotFinite: the model answered with NaN or infinity.
         """
-        prepared = self.method.prepare(x, step)
-        guided = self.run.predictor.guided(
-            prepared.x,
-            step.level,
-            self.run.text_scale,
-            prepared.negative,
-            embedding=prepared.embedding,
-            needs_negative=prepared.needs_negative,
-        )
-        eps = self.method.correct(x, step, guided)
+        x, guided = self.editing.predict(self.guiding.prepare(x, step), step)
+        eps = self.guiding.correct(x, step, guided)
         check_finite(eps, "prediction", step.index, self.total, step.level)
         return eps
 
 
-def check_corrects_only(guidance: Guidance) -> None:
-    """Raises InvalidInput if a method does more to a step than to correct its prediction."""
-    if not guidance.corrects_only:
+def check_moves_nothing(guidance: Guidance) -> None:
+    """Raises InvalidInput if a guidance does more to a step than to correct its prediction."""
+    if guidance.moves_states or guidance.needs_source_branch:
         raise InvalidInput.of(
             "guidance",
             "does more than correct the predicted noise",

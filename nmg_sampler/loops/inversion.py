@@ -1,13 +1,15 @@
 """The way up: from a picture's latent to noise, keeping every state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
-from ..contract.events import StepEvent, check_finite
-from ..contract.predictor import Predictor, Prompt
+from ..contract.events import OnStep, StepEvent, check_finite
+from ..contract.predictor import Guided, Predictor, Prompt, Request
+from ..contract.solver import DDIM, Predicted, Solver
 from ..errors import InvalidInput
-from ..trajectory.levels import Family, NoiseLevel, ddim_step, eps_to_x0
+from ..trajectory.levels import Family, NoiseLevel, eps_to_x0
 from ..trajectory.recorded import Record
 from ..trajectory.schedule import Schedule
 
@@ -17,9 +19,10 @@ def invert(
     x: torch.Tensor,
     schedule: Schedule,
     predictor: Predictor,
-    on_step: Callable[[StepEvent], None] | None = None,
+    on_step: OnStep | None = None,
     regularize: Callable[[torch.Tensor], torch.Tensor] | None = None,
     refine_iterations: int = 0,
+    solver: Solver = DDIM,
 ) -> torch.Tensor:
     """All states of the DDIM inversion of `x` under the source prompt, without text guidance.
 
@@ -36,13 +39,15 @@ def invert(
     Args:
         x: (B, C, ...) floating, the source latent, taken to be at `schedule.levels[0]`.
         schedule: T steps.
-        predictor: asked (1 + refine_iterations) T times for one row per sample.
+        predictor: asked (1 + refine_iterations) T times for one row per sample, and that as often
+            as the solver asks in a step.
         on_step: called after each step.
         regularize: predicted noise -> the noise to step with, same shape; for instance that of
             pix2pix-zero, `NoiseRegularization`. None: as predicted. Applied to every prediction;
             a sampling step does without, so what is refined then is no exact inverse.
         refine_iterations: of each step, 0 or more; 0 is plain DDIM inversion. A schedule that
             starts sampling below its last level ("official") keeps the error of that.
+        solver: how a step is taken; the one that will sample back.
 
     Returns:
         (T + 1, B, C, ...), dtype of x, CPU. Entry 0 is x.
@@ -68,25 +73,39 @@ def invert(
     record.keep(0, x)
     x = x.clone()  # a predictor that writes in place must not reach the caller's tensor
 
-    def noise(x: torch.Tensor, level: NoiseLevel, index: int) -> torch.Tensor:
-        eps = predictor.eps(x, level, Prompt.SOURCE)
-        check_finite(eps, "prediction", index, total, level)
-        if regularize is not None:
-            eps = regularize(eps)
-            check_finite(eps, "regularised prediction", index, total, level)
-        return eps
-
+    solving = solver.begin()
     for index, query_level in enumerate(schedule.query_levels):
         level, level_to = schedule.levels[index], schedule.levels[index + 1]
-        eps = noise(x, query_level, index)
+
+        ask = partial(_ask, predictor, regularize, {level: query_level}, index, total)
+        eps = solving.predict(Request(x, level, 1.0), level_to, ask).guided.eps
         x0 = eps_to_x0(x, eps, query_level)
-        reached = ddim_step(x, eps, level, level_to)
+        reached = solving.move(x, eps, level, level_to)
         for _ in range(refine_iterations):
-            eps = noise(reached, level_to, index)
-            reached = ddim_step(x, eps, level, level_to)
+            # What sampling will follow on its way back from here.
+            eps = solving.predict(Request(reached, level_to, 1.0), level, ask).guided.eps
+            reached = solving.move(x, eps, level, level_to)
             x0 = eps_to_x0(reached, eps, level_to)
         x = reached
         record.keep(index + 1, x)
         if on_step is not None:
             on_step(StepEvent(index, total, level_to, x, x0))
     return record.complete()
+
+
+def _ask(
+    predictor: Predictor,
+    regularize: Callable[[torch.Tensor], torch.Tensor] | None,
+    labels: Mapping[NoiseLevel, NoiseLevel],
+    index: int,
+    total: int,
+    request: Request,
+) -> Predicted:
+    """The prediction under the source prompt, at the level that stands for the state's own."""
+    level = labels.get(request.level, request.level)
+    eps = predictor.eps(request.x, level, Prompt.SOURCE)
+    check_finite(eps, "prediction", index, total, level)
+    if regularize is not None:
+        eps = regularize(eps)
+        check_finite(eps, "regularised prediction", index, total, level)
+    return Predicted(request.x, Guided(eps, None))

@@ -1,24 +1,43 @@
 """The way down: from a trajectory's noise back to a picture, under a new prompt."""
 
-from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
 from ..contract.branches import Branches
 from ..contract.editor import Editor, EditorRun
-from ..contract.events import StepEvent, check_finite
+from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.guidance import Guidance, Run, check_text_scale
 from ..contract.predictor import Predictor
-from ..trajectory.levels import ddim_step, eps_to_x0
+from ..contract.solver import DDIM, Solver
+from ..errors import InvalidInput
+from ..trajectory.levels import eps_to_x0
 from ..trajectory.trajectory import Trajectory, check_mask
 
 
 class Sampled(NamedTuple):
     """The clean latents of a run."""
 
-    edit: torch.Tensor  # (targets * B, C, ...), target after target
-    source: torch.Tensor | None  # (B, C, ...) the source branch; None without an editor
+    x: torch.Tensor  # (rows, C, ...) of all branches, the source first
+    branches: Branches  # what the rows are
+
+    @property
+    def edit(self) -> torch.Tensor:
+        """(targets * B, C, ...) of the targets, target after target."""
+        return self.x[self.branches.target_rows]
+
+    @property
+    def source(self) -> torch.Tensor | None:
+        """(B, C, ...) of the source branch; None without one."""
+        return self.x[self.branches.source_rows] if self.branches.with_source else None
+
+
+def branches_of_run(
+    pictures: int, targets: int, guidance: Guidance, editor: Editor | None
+) -> Branches:
+    """What the rows of a run are: with a source branch if the editor or the guidance needs one."""
+    return Branches(pictures, targets, editor is not None or guidance.needs_source_branch)
 
 
 @torch.no_grad()
@@ -30,27 +49,29 @@ def sample(
     *,
     targets: int = 1,
     editor: Editor | None = None,
+    solver: Solver = DDIM,
     device: torch.device | str = "cpu",
     mask: torch.Tensor | None = None,
-    on_step: Callable[[StepEvent], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Sampled:
     """The clean latents reached from the trajectory's last state.
 
-    Without an editor the method holds every target to the trajectory. With one there is a source
-    branch as well: the method holds that, and the editor couples the targets to it.
+    Without a source branch the guidance holds every target to the trajectory. With one it holds
+    that, and an editor couples the targets to it.
 
     Args:
         trajectory: where to start and where to stay close to.
         predictor: the network with the target (positive) and the negative prompt bound, and the
-            source prompt where there is an editor.
+            source prompt where there is a source branch.
         guidance: the method that keeps the steps faithful.
         text_scale: classifier-free guidance scale, dimensionless, 0 or more; 1 is none.
         targets: number of target prompts bound to the predictor.
         editor: couples the targets to a source branch; or None.
+        solver: how a step is taken.
         device: where the states live during the run.
         mask: (B or 1, 1, ...) 0..1, 1 where the picture may change: Noise Map Guidance holds weakly
             there and strongly elsewhere, other methods put the recorded state back elsewhere; with
-            an editor the targets are the source branch elsewhere.
+            a source branch the targets are the source branch elsewhere.
         on_step: called after each step.
 
     Returns:
@@ -58,42 +79,57 @@ def sample(
         Where the trajectory's own noise_mask is 0 they are the recorded state.
 
     Raises:
-        InvalidInput: the scale is negative or not finite, or the mask does not fit.
+        InvalidInput: the scale is negative or not finite, the mask does not fit, or the guidance
+            cannot go with the trajectory, the solver, or without an editor.
         NotFinite: the model answered with NaN or infinity.
     """
     check_text_scale(text_scale)
+    check_solver(guidance, solver)
     if mask is not None:
         check_mask("mask", mask, trajectory.shape)
-    branches = Branches(trajectory.shape[0], targets, editor is not None)
+    branches = branches_of_run(trajectory.shape[0], targets, guidance, editor)
     guidance.check(trajectory, branches)
     x = branches.repeat(trajectory.states[-1].to(device, copy=True))
     steps = trajectory.schedule.descent()
-    keep, change = (
+    noise_mask, mask = (
         mask_on_rows(each, branches, x.device, x.dtype) for each in (trajectory.noise_mask, mask)
     )
-    held_mask = None if editor is not None else change
+    held_mask = None if branches.with_source else mask
     run = Run(predictor, trajectory, len(steps), text_scale, branches, held_mask)
-    method = guidance.begin(run)
+    guiding = guidance.begin(run)
     editing = EditorRun(run) if editor is None else editor.begin(run)
+    solving = solver.begin()
     for step in steps:
-        prepared = method.prepare(x, step)
-        x, guided = editing.predict(prepared, step)
-        eps = method.correct(x, step, guided)
+        request = guiding.prepare(x, step)
+        x, guided = solving.predict(request, step.level_to, partial(editing.predict, step=step))
+        eps = guiding.correct(x, step, guided)
         check_finite(eps, "prediction", step.index, len(steps), step.level)
         x0 = eps_to_x0(x, eps, step.level) if on_step is not None else None
-        x = method.settle(ddim_step(x, eps, step.level, step.level_to), step)
+        x = guiding.settle(solving.move(x, eps, step.level, step.level_to), step, eps)
         x = editing.settle(x, step)
         # Exact at both ends: 0 is the one state, 1 the other, bit for bit.
-        if change is not None and editor is not None:
-            x = torch.lerp(branches.repeat(x[branches.source]), x, change)
-        if keep is not None:
-            x = torch.lerp(run.recorded(step.entry_to, like=x), x, keep)
+        if mask is not None and branches.with_source:
+            x = torch.lerp(branches.repeat(x[branches.source_rows]), x, mask)
+        if noise_mask is not None:
+            x = torch.lerp(run.recorded(step.entry_to, like=x), x, noise_mask)
         if on_step is not None:
-            shown = branches.edits
-            source_x0 = None if editor is None else x0[branches.source]
+            shown = branches.target_rows
+            source_x0 = x0[branches.source_rows] if branches.with_source else None
             reached = step.index, len(steps), step.level_to, x[shown], x0[shown]
             on_step(StepEvent(*reached, source_x0=source_x0))
-    return Sampled(x[branches.edits], x[branches.source] if editor is not None else None)
+    return Sampled(x, branches)
+
+
+def check_solver(guidance: Guidance, solver: Solver) -> None:
+    """Raises InvalidInput if what the guidance knows was found for another step than this one."""
+    if guidance.needs_plain_steps and solver is not DDIM:
+        raise InvalidInput.of(
+            "solver",
+            "does not go with this guidance, which was found for the steps of DDIM",
+            f"{type(solver).__name__} with {type(guidance).__name__}",
+            "the steps of DDIM",
+            "Leave the solver out, or take another guidance.",
+        )
 
 
 def mask_on_rows(

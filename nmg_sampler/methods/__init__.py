@@ -1,6 +1,7 @@
 """One file per paper: how a step is held to the picture."""
 
 from .direct_inversion import DirectInversion as DirectInversion
+from .edit_friendly import STEP_NOISE as STEP_NOISE
 from .edit_friendly import EditFriendly as EditFriendly
 from .edit_friendly import ddpm_step as ddpm_step
 from .edit_friendly import invert_edit_friendly as invert_edit_friendly
@@ -10,6 +11,7 @@ from .energy import SMOOTH_L1_BETA as SMOOTH_L1_BETA
 from .energy import Loss as Loss
 from .energy import energy as energy
 from .energy import energy_slope as energy_slope
+from .flow_edit import FlowEdit as FlowEdit
 from .negative_prompt import NegativePromptGuidance as NegativePromptGuidance
 from .negative_prompt import interpolate_embeddings as interpolate_embeddings
 from .noise_map import Gradient as Gradient

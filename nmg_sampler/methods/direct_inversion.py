@@ -61,15 +61,15 @@ class DirectInversion(Guidance):
 
 
 class _DirectInversionRun(GuidedRun):
-    def __init__(self, method: DirectInversion, run: Run) -> None:
+    def __init__(self, guidance: DirectInversion, run: Run) -> None:
         super().__init__(run)
-        self.method = method
+        self.guidance = guidance
 
-    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        if step.index % self.method.every != 0:
+    def settle(self, x: torch.Tensor, step: Step, eps: torch.Tensor) -> torch.Tensor:
+        if step.index % self.guidance.every != 0:
             return x
-        held = x[self.run.branches.held]
+        held = x[self.run.branches.held_rows]
         recorded = self.run.recorded(step.entry_to, like=held)
         # Exact at both ends: a strength of 1 leaves nothing of the step, 0 all of it.
-        moved = torch.lerp(held, recorded, self.method.strength)
+        moved = torch.lerp(held, recorded, self.guidance.strength)
         return self.run.branches.with_held(x, moved)

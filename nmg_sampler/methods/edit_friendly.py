@@ -19,21 +19,24 @@ of eta^2 sigma^2, agrees with the equation.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from ..contract.branches import Branches
-from ..contract.events import StepEvent, check_finite
-from ..contract.guidance import STEP_NOISE, Guidance, GuidedRun, Run
-from ..contract.predictor import Guided, Predictor
+from ..contract.events import OnStep, StepEvent, check_finite
+from ..contract.guidance import Guidance, GuidedRun, Run, check_text_scale
+from ..contract.predictor import Predictor, Request
 from ..errors import InvalidInput
-from ..trajectory.levels import Family, NoiseLevel, ddim_step, eps_to_x0
+from ..trajectory.drawing import draw_states
+from ..trajectory.levels import Family, ddim_step, eps_to_x0
 from ..trajectory.recorded import Record, RecordedStates
 from ..trajectory.schedule import Schedule, Step
 from ..trajectory.trajectory import Trajectory
+
+# The extra of a trajectory that holds the noise per step.
+STEP_NOISE = "edit_friendly_noise"
 
 
 class EditFriendlyInversion(NamedTuple):
@@ -84,7 +87,7 @@ def invert_edit_friendly(
     predictor: Predictor,
     text_scale: float,
     generator: torch.Generator,
-    on_step: Callable[[StepEvent], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> EditFriendlyInversion:
     """States with independent noise, and the noise that steps down through them (algorithm 1).
 
@@ -106,22 +109,15 @@ def invert_edit_friendly(
         InvalidInput: the scale is negative or not finite.
         NotFinite: the model answered with NaN or infinity.
     """
-    if not 0 <= text_scale < math.inf:
-        raise InvalidInput.of(
-            "source_scale",
-            "is no scale",
-            text_scale,
-            "a finite number, 0 or more",
-            "1 is no guidance.",
-        )
+    check_text_scale(text_scale, "source_scale")
     steps = schedule.descent()
     total = len(steps)
-    drawn = RecordedStates(_draw(x0, schedule, generator))
+    drawn = RecordedStates(draw_states(x0, schedule, generator))
     states, noise = Record(total + 1, like=x0), Record(total, like=x0)
     x = drawn.at(total, like=x0).clone()  # a predictor that writes in place must not reach it
     states.keep(total, x)
     for step in steps[:-1]:
-        eps = predictor.guided(x, step.level, text_scale).eps
+        eps = predictor.guided(Request(x, step.level, text_scale)).eps
         check_finite(eps, "prediction", step.index, total, step.level)
         predicted = eps_to_x0(x, eps, step.level)
         mean, deviation = ddpm_step(ddim_step(x, eps, step.level, step.level_to), eps, step)
@@ -146,19 +142,6 @@ def ddpm_step(ddim: torch.Tensor, eps: torch.Tensor, step: Step) -> tuple[torch.
     return ddim - step.level_to.sigma * (1 - share) * eps, deviation
 
 
-def _draw(x0: torch.Tensor, schedule: Schedule, generator: torch.Generator) -> torch.Tensor:
-    """(T + 1, B, C, ...) the picture, and with fresh noise at every other level; CPU."""
-    x0 = x0.cpu()
-    seeds = torch.randint(2**63 - 1, (len(x0),), generator=generator).tolist()
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def at(level: NoiseLevel) -> torch.Tensor:
-        drawn = [torch.randn(x0.shape[1:], generator=g, dtype=x0.dtype) for g in generators]
-        return level.alpha * x0 + level.sigma * torch.stack(drawn)
-
-    return torch.stack([x0, *map(at, schedule.levels[1:])])
-
-
 @dataclass(frozen=True)
 class EditFriendly(Guidance):
     """DDPM sampling with the noise that an Edit-Friendly inversion found.
@@ -167,8 +150,12 @@ class EditFriendly(Guidance):
     inversion. Where the mask of the run is 0, the state is the recorded one. Costs no model call.
     """
 
+    needs_drawn_states = True
+    needs_plain_steps = True
+
     def check(self, trajectory: Trajectory, branches: Branches) -> None:
         """Raises InvalidInput unless the trajectory holds such noise."""
+        super().check(trajectory, branches)
         found = trajectory.extras.get(STEP_NOISE)
         expected = (trajectory.schedule.start, *trajectory.shape)
         if found is None or tuple(found.shape) != expected:
@@ -190,14 +177,8 @@ class _EditFriendlyRun(GuidedRun):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.noise = RecordedStates(run.trajectory.extras[STEP_NOISE])
-        # (rows, C, ...) the prediction of the step in progress.
-        self.eps: torch.Tensor | None = None
 
-    def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
-        self.eps = guided.eps
-        return guided.eps
-
-    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        mean, deviation = ddpm_step(x, self.eps, step)
+    def settle(self, x: torch.Tensor, step: Step, eps: torch.Tensor) -> torch.Tensor:
+        mean, deviation = ddpm_step(x, eps, step)
         z = self.run.branches.repeat(self.noise.at(step.entry_to, like=x))
-        return super().settle(mean + deviation * z, step)
+        return super().settle(mean + deviation * z, step, eps)

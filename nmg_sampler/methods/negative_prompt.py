@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ..contract.guidance import Guidance, GuidedRun, Prepared, Run
-from ..contract.predictor import Prompt, PromptEmbedding
+from ..contract.guidance import Guidance, GuidedRun, Run
+from ..contract.predictor import Prompt, PromptEmbedding, Request
 from ..errors import InvalidInput
 from ..trajectory.schedule import Step
 
@@ -34,7 +34,7 @@ class NegativePromptGuidance(Guidance):
 
     interpolation: float = 0.0
     needs_source_prompt = True
-    corrects_only = True
+    moves_states = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.interpolation <= 1:
@@ -67,8 +67,8 @@ class _NegativePromptRun(GuidedRun):
                 interpolation,
             )
 
-    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        return Prepared(x, embedding=self.unconditional)
+    def prepare(self, x: torch.Tensor, step: Step) -> Request:
+        return super().prepare(x, step)._replace(embedding=self.unconditional)
 
 
 def interpolate_embeddings(

@@ -16,8 +16,8 @@ from enum import Enum
 import torch
 
 from ..contract.differentiation import differentiable_eps
-from ..contract.guidance import Guidance, GuidedRun, Prepared, Run
-from ..contract.predictor import Guided, Prompt
+from ..contract.guidance import Guidance, GuidedRun, Run
+from ..contract.predictor import Guided, Prompt, Request
 from ..errors import InvalidInput
 from ..trajectory.levels import ddim_step, step_factors
 from ..trajectory.schedule import Step, check_part, is_in_part
@@ -118,10 +118,12 @@ class NoiseMapGuidance(Guidance):
                 "blend", "is no share", self.blend, "0 to 1", "0 leaves the states as they are."
             )
 
+    masks_in_prediction = True
+
     @property
-    def corrects_only(self) -> bool:
-        """Whether it leaves the states to the steps: fused, without putting the picture back."""
-        return self.mode is Mode.FUSED and self.blend == 0
+    def moves_states(self) -> bool:
+        """Whether it takes sub-steps of its own, or puts the picture back after the steps."""
+        return self.mode is Mode.OFFICIAL or self.blend > 0
 
     def begin(self, run: Run) -> GuidedRun:
         return (_Official if self.mode is Mode.OFFICIAL else _Fused)(self, run)
@@ -147,35 +149,35 @@ def fused_guidance(noise_map_scale: float, gradient_scale: float) -> NoiseMapGui
 class _NoiseMapRun(GuidedRun):
     """What both modes share: the unconditional prediction and the noise map term."""
 
-    def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
+    def __init__(self, guidance: NoiseMapGuidance, run: Run) -> None:
         super().__init__(run)
-        self.method = method
-        self.weight: float | torch.Tensor = method.scale
+        self.guidance = guidance
+        self.weight: float | torch.Tensor = guidance.scale
         if run.mask is not None:
-            self.weight = method.scale * (
-                method.outside + (method.inside - method.outside) * run.mask
+            self.weight = guidance.scale * (
+                guidance.outside + (guidance.inside - guidance.outside) * run.mask
             )
         # Looked at once per run: on a device the answer has to be waited for.
         self.pushes = bool(torch.as_tensor(self.weight).any())
 
-    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
-        if self.run.mask is None or self.method.blend == 0:
+    def settle(self, x: torch.Tensor, step: Step, eps: torch.Tensor) -> torch.Tensor:
+        if self.run.mask is None or self.guidance.blend == 0:
             return x
-        held = x[self.run.branches.held]
-        share = self.method.blend * (1 - self.run.mask)
+        held = x[self.run.branches.held_rows]
+        share = self.guidance.blend * (1 - self.run.mask)
         # Not x + share * difference, which at share 1 would be the recorded state but for a bit.
         mixed = (1 - share) * held + share * self.run.recorded(step.entry_to, like=held)
         return self.run.branches.with_held(x, mixed)
 
     def acts(self, step: Step) -> bool:
         """Whether `step` lies in the method's part of the run."""
-        method, total = self.method, self.run.total
-        in_turn = step.index % method.every == 0
-        return in_turn and is_in_part(step, total, method.start, method.end)
+        guidance, total = self.guidance, self.run.total
+        in_turn = step.index % guidance.every == 0
+        return in_turn and is_in_part(step, total, guidance.start, guidance.end)
 
     def unconditional(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps under the negative prompt, the noise map term to add to it)."""
-        if self.method.gradient is Gradient.DIRECT:
+        if self.guidance.gradient is Gradient.DIRECT:
             eps = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
             return eps, self.term(x, eps, step)
         eps, pullback = differentiable_eps(self.run.predictor, x, step.level, Prompt.NEGATIVE)
@@ -191,58 +193,60 @@ class _NoiseMapRun(GuidedRun):
 
     def slope(self, x: torch.Tensor, eps: torch.Tensor, step: Step) -> torch.Tensor:
         """dE/dz' at the result z' of the unconditional step."""
-        current = self.method.reference is Reference.CURRENT
+        current = self.guidance.reference is Reference.CURRENT
         reference = self.run.recorded(step.entry if current else step.entry_to, like=x)
         reached = ddim_step(x, eps, step.level, step.level_to)
-        return energy_slope(reached, reference, self.method.loss)
+        return energy_slope(reached, reference, self.guidance.loss)
 
     def weighted(self, gradient: torch.Tensor, step: Step) -> torch.Tensor:
         """s_N * s_g * sqrt(1 - abar) * dE/dz, the scales as they are in this step."""
-        left = 1 - self.method.falloff * step.index / self.run.total
+        left = 1 - self.guidance.falloff * step.index / self.run.total
         return self.weight * step.level.sigma * left * gradient
 
 
 class _Official(_NoiseMapRun):
     """Two sub-steps: the noise map step's result is taken to be at the level it started from."""
 
-    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
+    def prepare(self, x: torch.Tensor, step: Step) -> Request:
         if not self.acts(step):
-            return Prepared(x)
-        held = x[self.run.branches.held]
+            return super().prepare(x, step)
+        held = x[self.run.branches.held_rows]
         if not self.pushes:
             eps = self.run.predictor.eps(held, step.level, Prompt.NEGATIVE)
         else:
             null, term = self.unconditional(held, step)
             eps = null + term
         moved = ddim_step(held, eps, step.level, step.level_to)
-        return Prepared(self.run.branches.with_held(x, moved))
+        return super().prepare(self.run.branches.with_held(x, moved), step)
 
 
 class _Fused(_NoiseMapRun):
     """One step along text guidance plus the noise map term; both share the negative prediction."""
 
-    def __init__(self, method: NoiseMapGuidance, run: Run) -> None:
-        super().__init__(method, run)
+    def __init__(self, guidance: NoiseMapGuidance, run: Run) -> None:
+        super().__init__(guidance, run)
         # Text guidance yields the negative prediction, but without a graph.
-        self.shares = method.gradient is Gradient.DIRECT
+        self.shares = guidance.gradient is Gradient.DIRECT
+        # The noise map term of the step in progress, from `prepare` to `correct`.
         self.pending: torch.Tensor | None = None
 
     def acts(self, step: Step) -> bool:
         return self.pushes and super().acts(step)
 
-    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
+    def prepare(self, x: torch.Tensor, step: Step) -> Request:
+        request = super().prepare(x, step)
         if not self.acts(step):
-            return Prepared(x)
+            return request
         if self.shares:
-            return Prepared(x, needs_negative=True)
-        negative, self.pending = self.unconditional(x[self.run.branches.held], step)
+            return request._replace(needs_negative=True)
+        negative, self.pending = self.unconditional(x[self.run.branches.held_rows], step)
         # An editor wants to see the source's unconditional attention as well: ask for it again.
-        return Prepared(x, None if self.run.branches.with_source else negative)
+        return request if self.run.branches.with_source else request._replace(negative=negative)
 
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         if not self.acts(step):
             return guided.eps
-        rows = self.run.branches.held
+        rows = self.run.branches.held_rows
         if self.shares:
             known = guided.negative
             # An editor at a scale that counts as 1, or a cached answer.
@@ -251,4 +255,5 @@ class _Fused(_NoiseMapRun):
             else:
                 negative = known[rows]
             self.pending = self.term(x[rows], negative, step)
-        return self.run.branches.with_held(guided.eps, guided.eps[rows] + self.pending)
+        term, self.pending = self.pending, None
+        return self.run.branches.with_held(guided.eps, guided.eps[rows] + term)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from ..contract.branches import Branches
-from ..contract.guidance import Guidance, GuidedRun, Prepared, Run
-from ..contract.predictor import PromptEmbedding
+from ..contract.guidance import Guidance, GuidedRun, Run
+from ..contract.predictor import PromptEmbedding, Request
 from ..errors import InvalidInput, TrajectoryMismatch
 from ..trajectory.recorded import RecordedStates
 from ..trajectory.schedule import Step
@@ -108,7 +108,8 @@ class NullTextGuidance(Guidance):
     text_scale: float
     made_for: Trajectory
 
-    corrects_only = True
+    moves_states = False
+    needs_plain_steps = True
 
     def __post_init__(self) -> None:
         shape, expected = tuple(self.embeddings.shape), _key(self.made_for)
@@ -163,8 +164,9 @@ class _NullTextRun(GuidedRun):
         super().__init__(run)
         self.embeddings = RecordedStates(embeddings, order=1)
 
-    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
-        return Prepared(x, embedding=PromptEmbedding(self.embeddings.at(step.index, like=x)))
+    def prepare(self, x: torch.Tensor, step: Step) -> Request:
+        own = PromptEmbedding(self.embeddings.at(step.index, like=x))
+        return super().prepare(x, step)._replace(embedding=own)
 
 
 def _key(trajectory: Trajectory) -> tuple[int, int]:

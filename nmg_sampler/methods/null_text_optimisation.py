@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
-from ..contract.branches import Branches
 from ..contract.differentiation import embedding_eps
 from ..contract.events import StepEvent, check_finite
-from ..contract.guidance import Guidance
-from ..contract.predictor import Predictor, Prompt, PromptEmbedding
+from ..contract.predictor import Predictor, Prompt, PromptEmbedding, Request
 from ..errors import NotDifferentiable
 from ..trajectory.levels import ddim_step, eps_to_x0, step_factors
 from ..trajectory.recorded import RecordedStates
@@ -64,19 +63,20 @@ def optimise_null_text(
         NotDifferentiable: a patch cuts the model off from its prompt.
         NotFinite: the model answered with NaN or infinity.
     """
-    Guidance().check(trajectory, Branches(trajectory.shape[0]))
+    trajectory.check_path()
     steps = trajectory.schedule.descent()
     x = trajectory.states[-1].to(device, copy=True)
     tokens = predictor.embedding(Prompt.NEGATIVE).tokens.float()
     tokens = tokens.expand(len(x), -1, -1).clone()
     embeddings = torch.empty((len(steps), *tokens.shape), device="cpu")
-    recorded, mask = RecordedStates(trajectory.states), trajectory.noise_mask
-    keep = None if mask is None else mask.to(device=x.device, dtype=x.dtype)
+    recorded, noise_mask = RecordedStates(trajectory.states), trajectory.noise_mask
+    if noise_mask is not None:
+        noise_mask = noise_mask.to(device=x.device, dtype=x.dtype)
+    fit = _Fit(predictor, settings, len(steps), noise_mask, on_update)
     for step in steps:
-        goal = recorded.at(step.entry_to, like=x)
-        fit = _Fit(predictor, settings, x, step, len(steps), goal, keep, on_update)
+        at = _At(step, x, recorded.at(step.entry_to, like=x))
         try:
-            tokens = fit.optimised(tokens)
+            tokens = fit.optimised(tokens, at)
         except NotDifferentiable as error:
             raise NotDifferentiable(
                 "Null-Text Inversion needs the gradient of the model in its prompt, and it has"
@@ -86,88 +86,89 @@ def optimise_null_text(
             ) from error
         embeddings[step.index] = tokens
         # The very call that a reconstruction makes: it then is this path, bit for bit.
-        guided = predictor.guided(
-            x, step.level, settings.text_scale, embedding=PromptEmbedding(tokens)
-        )
+        own = PromptEmbedding(tokens)
+        guided = predictor.guided(Request(x, step.level, settings.text_scale, embedding=own))
         check_finite(guided.eps, "prediction", step.index, len(steps), step.level)
-        x = fit.reached(guided.eps)
-        fit.tell(settings.inner_steps, guided.eps, fit.loss(x))
+        x = fit.reached(at, guided.eps)
+        fit.tell(at, settings.inner_steps, guided.eps, at.loss(x))
     return embeddings, x
 
 
-class _Fit:
-    """The optimisation of one step, towards a goal; the noise mask keeps the rest at the goal."""
+class _At(NamedTuple):
+    """Where the optimisation is."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        settings: NullTextSettings,
-        x: torch.Tensor,
-        step: Step,
-        total: int,
-        goal: torch.Tensor,
-        keep: torch.Tensor | None,
-        on_update: Callable[[UpdateEvent], None] | None,
-    ) -> None:
-        self.predictor, self.settings, self.on_update = predictor, settings, on_update
-        self.x, self.step, self.total = x, step, total
-        self.goal, self.keep = goal, keep
-
-    def reached(self, eps: torch.Tensor) -> torch.Tensor:
-        """Where a run gets in this step along `eps`."""
-        x = ddim_step(self.x, eps, self.step.level, self.step.level_to)
-        return x if self.keep is None else torch.lerp(self.goal, x, self.keep)
+    step: Step
+    x: torch.Tensor  # (B, C, ...) the state that the step starts from
+    goal: torch.Tensor  # (B, C, ...) the recorded state that it should reach
 
     def loss(self, reached: torch.Tensor) -> torch.Tensor:
         """(B,) mean squared distance to the recorded state."""
         return (reached - self.goal).square().flatten(1).mean(1)
 
-    def optimised(self, tokens: torch.Tensor) -> torch.Tensor:
+
+class _Fit:
+    """The optimisation, step by step; the noise mask keeps the rest at the goal."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        settings: NullTextSettings,
+        total: int,
+        noise_mask: torch.Tensor | None,
+        on_update: Callable[[UpdateEvent], None] | None,
+    ) -> None:
+        self.predictor, self.settings, self.total = predictor, settings, total
+        self.noise_mask, self.on_update = noise_mask, on_update
+
+    def reached(self, at: _At, eps: torch.Tensor) -> torch.Tensor:
+        """Where a run gets in this step along `eps`."""
+        x = ddim_step(at.x, eps, at.step.level, at.step.level_to)
+        return x if self.noise_mask is None else torch.lerp(at.goal, x, self.noise_mask)
+
+    def optimised(self, tokens: torch.Tensor, at: _At) -> torch.Tensor:
         """The embedding (B, columns, width) float32 that lands closest to the recorded state."""
-        settings, step, scale = self.settings, self.step, self.settings.text_scale
+        settings, step, scale = self.settings, at.step, self.settings.text_scale
         if settings.inner_steps == 0:
             return tokens
-        text = self.predictor.eps(self.x, step.level, Prompt.POSITIVE)
+        text = self.predictor.eps(at.x, step.level, Prompt.POSITIVE)
         adam = _Adam(settings.rate(step.index))
         enough = settings.tolerance(step.index)
         active = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         for inner in range(settings.inner_steps):
-            eps, pullback = embedding_eps(
-                self.predictor, self.x, step.level, Prompt.NEGATIVE, tokens
-            )
+            eps, pullback = embedding_eps(self.predictor, at.x, step.level, Prompt.NEGATIVE, tokens)
             eps = eps + scale * (text - eps)
-            reached = self.reached(eps)
-            loss = self.loss(reached)
-            gradient = self.gradient(reached, pullback)
+            reached = self.reached(at, eps)
+            loss = at.loss(reached)
+            gradient = self.gradient(at, reached, pullback)
             check_finite(gradient, "gradient", step.index, self.total, step.level)
             update = adam.update(gradient)
             tokens = torch.where(active[:, None, None], tokens - update, tokens)
-            self.tell(inner, eps, loss)
+            self.tell(at, inner, eps, loss)
             active = active & (loss >= enough)
             if not bool(active.any()):
                 break
         return tokens
 
-    def gradient(self, reached: torch.Tensor, pullback: Pullback) -> torch.Tensor:
+    def gradient(self, at: _At, reached: torch.Tensor, pullback: Pullback) -> torch.Tensor:
         """d loss / d tokens, (B, columns, width) float32."""
-        _, shift = step_factors(self.step.level, self.step.level_to)
-        slope = 2 * (reached - self.goal) / self.x[0].numel()
+        _, shift = step_factors(at.step.level, at.step.level_to)
+        slope = 2 * (reached - at.goal) / at.x[0].numel()
         slope = slope * (1 - self.settings.text_scale) * shift
-        if self.keep is not None:
-            slope = slope * self.keep
+        if self.noise_mask is not None:
+            slope = slope * self.noise_mask
         # The slopes of a mean over a latent are so small that half precision flushes them to 0: the
         # network gets each sample's at length 1 to 2, by a power of two, which rounds nothing.
         length = slope.flatten(1).norm(dim=1).clamp(min=1e-30).log2().floor().exp2()
         gradient = pullback(slope / length.reshape(-1, *[1] * (slope.ndim - 1)))
         return gradient * length[:, None, None].to(gradient.dtype)
 
-    def tell(self, inner: int, eps: torch.Tensor, loss: torch.Tensor) -> None:
+    def tell(self, at: _At, inner: int, eps: torch.Tensor, loss: torch.Tensor) -> None:
         if self.on_update is None:
             return
-        step, each = self.step, self.settings.inner_steps + 1
-        x0 = eps_to_x0(self.x, eps, step.level)
+        step, each = at.step, self.settings.inner_steps + 1
+        x0 = eps_to_x0(at.x, eps, step.level)
         index, total = step.index * each + inner, self.total * each
-        self.on_update(UpdateEvent(index, total, step.level_to, self.reached(eps), x0, loss))
+        self.on_update(UpdateEvent(index, total, step.level_to, self.reached(at, eps), x0, loss))
 
 
 class _Adam:

@@ -22,8 +22,8 @@ from enum import Enum
 import torch
 from torch.nn.functional import max_pool2d
 
-from ..contract.guidance import Guidance, GuidedRun, Prepared, Run
-from ..contract.predictor import Guided, Prompt
+from ..contract.guidance import Guidance, GuidedRun, Run
+from ..contract.predictor import Guided, Prompt, Request
 from ..errors import InvalidInput
 from ..trajectory.schedule import Step
 from .negative_prompt import NegativePromptGuidance
@@ -71,6 +71,7 @@ class ProximalGuidance(Guidance):
     interpolation: float = 0.0
 
     needs_source_prompt = True
+    masks_in_prediction = True
 
     def __post_init__(self) -> None:
         try:
@@ -93,9 +94,9 @@ class ProximalGuidance(Guidance):
         NegativePromptGuidance(self.interpolation)  # refuses what is none
 
     @property
-    def corrects_only(self) -> bool:
-        """Whether it leaves the states to the steps: without the pull to the picture."""
-        return self.recon_strength == 0
+    def moves_states(self) -> bool:
+        """Whether the states are drawn to the picture after the steps."""
+        return self.recon_strength > 0
 
     @property
     def takes_out(self) -> bool:
@@ -115,15 +116,15 @@ class ProximalGuidance(Guidance):
 
 
 class _ProximalRun(GuidedRun):
-    def __init__(self, method: ProximalGuidance, run: Run) -> None:
+    def __init__(self, guidance: ProximalGuidance, run: Run) -> None:
         super().__init__(run)
-        self.method = method
+        self.guidance = guidance
         run.predictor.embedding(Prompt.NEGATIVE)  # its place is taken: refuses one of several parts
-        self.base = NegativePromptGuidance(method.interpolation).begin(run)
-        # (rows, C, ...) 0..1: where the step in progress edits.
+        self.base = NegativePromptGuidance(guidance.interpolation).begin(run)
+        # (rows, C, ...) 0..1: where the step in progress edits, from `correct` to `settle`.
         self.edited: torch.Tensor | None = None
 
-    def prepare(self, x: torch.Tensor, step: Step) -> Prepared:
+    def prepare(self, x: torch.Tensor, step: Step) -> Request:
         return self.base.prepare(x, step)._replace(needs_negative=self.parts(step))
 
     def correct(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
@@ -132,34 +133,35 @@ class _ProximalRun(GuidedRun):
             return guided.eps
         if not self.parts(step):
             return guided.eps
-        edits = self.run.branches.edits
+        edits = self.run.branches.target_rows
         # Under the host's own rule of guidance it is what that rule makes of the edit.
         delta = (guided.eps - self.unconditional(x, step, guided))[edits] / self.run.text_scale
-        kept = self.method.shrink(delta)
-        edited = _grow((kept != 0).to(x.dtype), self.method.dilate)
+        kept = self.guidance.shrink(delta)
+        edited = _grow((kept != 0).to(x.dtype), self.guidance.dilate)
         if self.run.mask is not None:
             kept, edited = kept * self.run.mask, edited * self.run.mask
-        source = torch.zeros_like(x[self.run.branches.source])
+        source = torch.zeros_like(x[self.run.branches.source_rows])
         self.edited = torch.cat([source, edited])
         # What is taken out, not what is left: a threshold of 0 then changes no bit.
         return guided.eps - self.run.text_scale * torch.cat([source, delta - kept])
 
-    def settle(self, x: torch.Tensor, step: Step) -> torch.Tensor:
+    def settle(self, x: torch.Tensor, step: Step, eps: torch.Tensor) -> torch.Tensor:
         if not self.draws(step):
             return x
-        eta = self.method.recon_strength
+        eta, edited = self.guidance.recon_strength, self.edited
+        self.edited = None
         # Exact at both ends: where M is 1 it is the step's result, with eta 1 and M 0 the record.
-        return torch.lerp(x, self.run.recorded(step.entry_to, like=x), eta * (1 - self.edited))
+        return torch.lerp(x, self.run.recorded(step.entry_to, like=x), eta * (1 - edited))
 
     def parts(self, step: Step) -> bool:
         """Whether `step` looks at the edit apart from the unconditional prediction."""
-        acts = self.method.takes_out or self.draws(step) or self.run.mask is not None
+        acts = self.guidance.takes_out or self.draws(step) or self.run.mask is not None
         return acts and self.run.text_scale > 0
 
     def draws(self, step: Step) -> bool:
         """Whether the state is drawn to the recorded one after `step`."""
-        method = self.method
-        return method.recon_strength > 0 and step.index / self.run.total >= method.recon_start
+        guidance = self.guidance
+        return guidance.recon_strength > 0 and step.index / self.run.total >= guidance.recon_start
 
     def unconditional(self, x: torch.Tensor, step: Step, guided: Guided) -> torch.Tensor:
         """The prediction under the source prompt's embedding, of all rows."""

@@ -1,7 +1,9 @@
 """Where a picture's states lie: levels, schedules, and the trajectory that records them."""
 
+from .drawing import draw_states as draw_states
 from .levels import Family as Family
 from .levels import NoiseLevel as NoiseLevel
+from .levels import add_noise as add_noise
 from .levels import ddim_step as ddim_step
 from .levels import eps_to_x0 as eps_to_x0
 from .levels import k_to_state as k_to_state
@@ -20,5 +22,6 @@ from .schedule import evenly_spaced_schedule as evenly_spaced_schedule
 from .schedule import official_masactrl_schedule as official_masactrl_schedule
 from .schedule import official_schedule as official_schedule
 from .schedule import schedule_from_sigmas as schedule_from_sigmas
+from .trajectory import Kind as Kind
 from .trajectory import ModelIdentity as ModelIdentity
 from .trajectory import Trajectory as Trajectory

@@ -120,6 +120,16 @@ def eps_to_x0(x: torch.Tensor, eps: torch.Tensor, level: NoiseLevel) -> torch.Te
     return (x - level.sigma * eps) / level.alpha
 
 
+def add_noise(x0: torch.Tensor, noise: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+    """The state of clean latent `x0` and white noise at `level`; shapes are equal.
+
+    Of a VP model alpha x0 + sigma noise, of a flow (1 - sigma) x0 + sigma noise.
+    """
+    if level.family is Family.FLOW:
+        return x0 + level.sigma * (noise - x0)
+    return level.alpha * x0 + level.sigma * noise
+
+
 def step_factors(level_from: NoiseLevel, level_to: NoiseLevel) -> tuple[float, float]:
     """(scale, shift) of the DDIM step x' = scale * x + shift * eps; both dimensionless.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 import torch
@@ -28,6 +29,13 @@ class ModelIdentity:
     fingerprint: str
 
 
+class Kind(str, Enum):
+    """How the states of a trajectory hang together."""
+
+    PATH = "path"  # each is reached from the one below it, so that a run can follow them
+    DRAWN = "drawn"  # each has noise of its own: they lead nowhere but under the method they suit
+
+
 @dataclass(frozen=True, eq=False)
 class Trajectory:
     """The states of one inversion, from the source latent (entry 0) to the noisiest.
@@ -43,6 +51,7 @@ class Trajectory:
         noise_mask: (B or 1, 1, ...) 0..1, or None: where the source latent may change at all.
         extras: what a method found out about this inversion and wants to use again, by a name of
             its own; CPU.
+        kind: how the states hang together.
 
     Raises:
         InvalidInput: shapes do not fit each other, or a state is not finite.
@@ -54,6 +63,7 @@ class Trajectory:
     source: Any = None
     noise_mask: torch.Tensor | None = None
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    kind: Kind = Kind.PATH
 
     def __post_init__(self) -> None:
         expected = len(self.schedule.levels)
@@ -77,6 +87,17 @@ class Trajectory:
     def shape(self) -> tuple[int, ...]:
         """(B, C, ...) of one state."""
         return tuple(self.states.shape[1:])
+
+    def check_path(self) -> None:
+        """Raises InvalidInput if the states are drawn one by one: there is no path to follow."""
+        if self.kind is not Kind.PATH:
+            raise InvalidInput.of(
+                "trajectory",
+                "is of the wrong kind",
+                "that of Edit-Friendly Inversion, whose states are drawn one by one",
+                "noise maps on a path, as NMG Invert makes them",
+                "Connect the guidance of Edit-Friendly Inversion as well, or use NMG Invert.",
+            )
 
     def check_fits(self, model: ModelIdentity) -> None:
         """Raises TrajectoryMismatch, naming each difference with both values."""

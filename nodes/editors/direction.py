@@ -7,7 +7,7 @@ from ...nmg_sampler.words import sentences
 from ..host.api.sockets import Direction, io
 from ..host.api.speaking import speaking_as
 from ..host.models.sentences import encode_sentences
-from ..host.runs.checks import check_conditioning
+from ..host.runs import check_conditioning
 
 
 class NMGEditDirection(io.ComfyNode):

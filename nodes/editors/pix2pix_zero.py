@@ -1,9 +1,8 @@
 """Node: the source's cross-attention as a guide, by gradient."""
 
-from ...nmg_sampler.editors import Halves
+from ...nmg_sampler import Halves, Pix2PixZero
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
-from ..host.runs.pix2pix_zero import HostPix2PixZero
 
 
 class NMGPix2PixZero(io.ComfyNode):
@@ -31,7 +30,7 @@ class NMGPix2PixZero(io.ComfyNode):
             inputs=[
                 io.Float.Input(
                     "attention_scale",
-                    default=HostPix2PixZero.attention_scale,
+                    default=Pix2PixZero.attention_scale,
                     min=0.0,
                     max=10.0,
                     step=0.05,
@@ -44,7 +43,7 @@ class NMGPix2PixZero(io.ComfyNode):
                 io.Combo.Input(
                     "halves",
                     options=[halves.value for halves in Halves],
-                    default=HostPix2PixZero.halves.value,
+                    default=Pix2PixZero.halves.value,
                     optional=True,
                     advanced=True,
                     tooltip="What the attention under the prompt and under the negative prompt"
@@ -81,9 +80,9 @@ class NMGPix2PixZero(io.ComfyNode):
     def execute(
         cls,
         attention_scale,
-        halves=HostPix2PixZero.halves.value,
+        halves=Pix2PixZero.halves.value,
         start=0.0,
         end=1.0,
     ) -> io.NodeOutput:
         with speaking_as("pix2pix-zero"):
-            return io.NodeOutput(HostPix2PixZero(attention_scale, Halves(halves), start, end))
+            return io.NodeOutput(Pix2PixZero(attention_scale, Halves(halves), start, end))

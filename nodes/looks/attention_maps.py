@@ -10,7 +10,7 @@ from ..drawing.overlay import overlay
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.tokens import tokenize
-from ..host.runs.attention_maps import run_attention_maps
+from ..host.runs import run_attention_maps
 
 _PIXELS = 8  # per latent cell, of every family that has words to look at
 

@@ -4,7 +4,7 @@ from torch.nn.functional import interpolate
 
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
-from ..host.runs.edit_region import run_edit_region
+from ..host.runs import run_edit_region
 
 _PIXELS = 8  # per latent cell, of every family that is supported
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from ...nmg_sampler import Trajectory
-from ...nmg_sampler.contract import STEP_NOISE
 from ...nmg_sampler.looks import Statistics, predicted_clean, statistics
+from ...nmg_sampler.trajectory import Kind
 from ..drawing.chart import Line, line_chart
 from ..drawing.sheet import Axis, contact_sheet, fit
 from ..host.api.display import show_text
@@ -104,7 +104,7 @@ def _sheet(trajectory: Trajectory, vae: object, entries: Sequence[int]) -> np.nd
     labels = [f"{entry}  ·  {levels[entry].k_sigma:.2g}" for entry in entries]
     count = len(clean)
     rows = Axis([f"picture {number + 1}" for number in range(count)]) if count > 1 else None
-    title = "state" if STEP_NOISE in trajectory.extras else "predicted clean picture"
+    title = "state" if trajectory.kind is Kind.DRAWN else "predicted clean picture"
     return contact_sheet(pictures, Axis(labels, f"{title} at level  ·  sigma"), rows)
 
 
@@ -113,7 +113,7 @@ def _clean(trajectory: Trajectory, entry: int) -> torch.Tensor:
 
     States that were drawn one by one have no steps between them: they are shown themselves.
     """
-    if entry == 0 or STEP_NOISE in trajectory.extras:
+    if entry == 0 or trajectory.kind is Kind.DRAWN:
         return trajectory.states[entry].float()
     return predicted_clean(trajectory, entry - 1)
 
@@ -137,7 +137,7 @@ def _judge(trajectory: Trajectory, last: Statistics) -> str:
         f" kurtosis {last.kurtosis:.2f}, neighbours {last.correlation:.2f}; of white noise 0, 1,"
         " 0, 0."
     )
-    if STEP_NOISE in trajectory.extras:
+    if trajectory.kind is Kind.DRAWN:
         return (
             f"{found} The states of Edit-Friendly Inversion are no path: each is the picture with"
             " fresh noise, and the sheet shows them as they are."

@@ -6,7 +6,7 @@ from ...nmg_sampler.methods import EditFriendly, skip_noisiest
 from ..host.api.sockets import Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_schedule
-from ..host.runs.edit_friendly import run_edit_friendly
+from ..host.runs import run_edit_friendly
 
 
 class NMGEditFriendly(io.ComfyNode):

@@ -3,7 +3,7 @@
 from ...nmg_sampler.methods import NullTextSettings
 from ..host.api.sockets import Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
-from ..host.runs.null_text import run_null_text
+from ..host.runs import run_null_text
 
 
 class NMGNullText(io.ComfyNode):

@@ -2,9 +2,9 @@
 
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
+from ..host.runs import plan_sampling
 from ..host.runs.custom_sampling import TrajectoryGuider, TrajectorySampler
 from ..host.runs.custom_sampling_checks import sigmas_of
-from ..host.runs.plan import plan_sampling
 from .inputs import choose_guidance
 from .sample import NMGSample
 

@@ -8,7 +8,7 @@ from ...nmg_sampler.methods import NoiseRegularization
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_custom_schedule, make_schedule
-from ..host.runs.procedure import run_inversion
+from ..host.runs import run_inversion
 
 
 class NMGInvert(io.ComfyNode):

@@ -3,7 +3,7 @@
 from ...nmg_sampler import Mode
 from ..host.api.sockets import Editor, Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
-from ..host.runs.procedure import run_sampling
+from ..host.runs import run_sampling
 from .inputs import choose_guidance, gradient_scale_input, mode_input, noise_map_scale_input
 
 

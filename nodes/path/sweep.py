@@ -14,7 +14,7 @@ from ..drawing.sheet import Axis, contact_sheet, fit
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
 from ..host.models.decoding import decode
-from ..host.runs.sweep import run_sweep
+from ..host.runs import run_sweep
 from .inputs import choose_guidance
 from .sample import NMGSample
 

@@ -64,7 +64,7 @@ def model_tools(pack):
 
 @pytest.fixture(scope="session")
 def runs(pack):
-    return importlib.import_module("nmg_pack.nodes.host.runs.procedure")
+    return importlib.import_module("nmg_pack.nodes.host.runs")
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def coupled(library):
             return True
 
         def __call__(self, call):
-            return call.branches.repeat(call.plain()[call.branches.source])
+            return call.branches.repeat(call.plain()[call.branches.source_rows])
 
     class Coupled(library.Editor):
         def begin(self, run):

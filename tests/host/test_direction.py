@@ -179,15 +179,13 @@ def test_the_bar_counts_sentences_and_a_cancelled_run_stops_within_the_next(
         assert seen[-1] == (3, 3)
 
 
-def test_saved_and_loaded_it_shifts_the_same_bit_for_bit(
-    direction_nodes, make, apply, encode, output
-):
+def test_saved_and_loaded_it_shifts_the_same_bit_for_bit(nodes, make, apply, encode, output):
     direction = make()
-    saved = direction_nodes.NMGSaveDirection.execute(direction, "directions/colour")
+    saved = nodes["NMGSaveDirection"].execute(direction, "directions/colour")
     path = Path(first(saved))
     assert path == output / "directions" / "colour_00001_.nmg-direction.safetensors"
     assert saved.ui["text"] == [str(path)]
-    load = direction_nodes.NMGLoadDirection
+    load = nodes["NMGLoadDirection"]
     name = f"output/directions/{path.name}"
     assert load.INPUT_TYPES()["required"]["file"][1]["options"] == [name]
     assert load.validate_inputs(name) is True
@@ -198,36 +196,34 @@ def test_saved_and_loaded_it_shifts_the_same_bit_for_bit(
     assert torch.equal(one[0][1]["pooled_output"], other[0][1]["pooled_output"])
 
 
-def test_nothing_is_overwritten_and_a_changed_file_is_read_again(direction_nodes, make, output):
+def test_nothing_is_overwritten_and_a_changed_file_is_read_again(nodes, make, output):
     def save():
-        return Path(first(direction_nodes.NMGSaveDirection.execute(make(), "x")))
+        return Path(first(nodes["NMGSaveDirection"].execute(make(), "x")))
 
     path = save()
     assert save() != path
-    fingerprint = direction_nodes.NMGLoadDirection.fingerprint_inputs
+    fingerprint = nodes["NMGLoadDirection"].fingerprint_inputs
     before = fingerprint(f"output/{path.name}")
     path.write_bytes(path.read_bytes()[:-1])
     assert fingerprint(f"output/{path.name}") != before
 
 
-def test_directions_and_trajectories_do_not_mix(direction_nodes, nodes, make, output, library):
-    path = Path(first(direction_nodes.NMGSaveDirection.execute(make(), "x")))
+def test_directions_and_trajectories_do_not_mix(nodes, make, output, library):
+    path = Path(first(nodes["NMGSaveDirection"].execute(make(), "x")))
     assert nodes["NMGLoadTrajectory"].INPUT_TYPES()["required"]["file"][1]["options"] == []
     problem = nodes["NMGLoadTrajectory"].validate_inputs(f"output/{path.name}")
     assert ".nmg.safetensors" in problem
-    problem = direction_nodes.NMGLoadDirection.validate_inputs("output/a.nmg.safetensors")
+    problem = nodes["NMGLoadDirection"].validate_inputs("output/a.nmg.safetensors")
     assert ".nmg-direction.safetensors" in problem
     renamed = path.rename(path.with_name("t.nmg.safetensors"))
     with pytest.raises(library.InvalidInput, match="Load NMG Trajectory: .*is no NMG trajectory"):
         nodes["NMGLoadTrajectory"].execute(f"output/{renamed.name}")
 
 
-def test_a_file_name_leads_out_of_no_folder(direction_nodes, make, output, library):
+def test_a_file_name_leads_out_of_no_folder(nodes, make, output, library):
     with pytest.raises(library.InvalidInput, match="Save NMG Direction: filename_prefix leads out"):
-        direction_nodes.NMGSaveDirection.execute(make(), "../x")
-    problem = direction_nodes.NMGLoadDirection.validate_inputs(
-        "output/../../x.nmg-direction.safetensors"
-    )
+        nodes["NMGSaveDirection"].execute(make(), "../x")
+    problem = nodes["NMGLoadDirection"].validate_inputs("output/../../x.nmg-direction.safetensors")
     assert problem.startswith("Load NMG Direction: file is outside")
 
 

@@ -103,7 +103,7 @@ def test_every_state_comes_back_bit_for_bit(invert, edit, nodes, library, schedu
         def begin(self, run):
             working = begin(self, run)
             settle = working.settle
-            working.settle = lambda x, step: states.append(settle(x, step)) or states[-1]
+            working.settle = lambda *moment: states.append(settle(*moment)) or states[-1]
             return working
 
     edit(Watching(), trajectory, **same_prompt(text_scale=scale))

@@ -30,7 +30,7 @@ def model(pack):
 
 @pytest.fixture(scope="module")
 def attention_tools(pack):
-    return importlib.import_module("nmg_pack.nodes.host.network.attention")
+    return importlib.import_module("nmg_pack.nodes.host.network.unet_door")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ class Seeing:
 
 def from_source(call, plain):
     """Everyone takes the source's result."""
-    return call.branches.repeat(plain[call.branches.source])
+    return call.branches.repeat(plain[call.branches.source_rows])
 
 
 @pytest.fixture
@@ -133,17 +133,18 @@ def test_the_layers_are_those_of_the_family_in_order_of_execution(
 ):
     config, expected = UNETS[name]
     model = make_patcher({**COMMON, **config})
-    pairs = list(attention_tools.attention_layers(model.model.diffusion_model).values())
-    assert [(layer.stage, layer.factor) for layer, _ in pairs] == expected
+    door = attention_tools.UNetDoor(model.model.diffusion_model)
+    pairs = list(door.places.values())
+    assert [(layer.unet.stage, layer.factor) for layer, _ in pairs] == expected
     assert [layer.index for layer, _ in pairs] == list(range(len(expected)))
-    assert {cross.cross for _, cross in pairs} == {True}
+    assert {(one.attends.value, other.attends.value) for one, other in pairs} == {("self", "cross")}
     # As they are really executed, at a size that does not divide evenly.
     latent = random_latent((1, 4, 24, 20))
     made = first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, 1, "normal"))
     seeing = Seeing()
     edit(nodes, model, made, make_editor(seeing))
-    seen = [call for call in seeing.calls if call.text]
-    assert [call.layer for call in seen] == [layer for pair in pairs for layer in pair]
+    seen = [call for call in seeing.calls if call.half.value == "cond"]
+    assert [call.layer for call in seen] == door.layers
     for call in seen:
         factor = call.layer.factor
         assert call.size == (-(-24 // factor), -(-20 // factor))
@@ -188,10 +189,14 @@ def test_prompts_of_unequal_length_share_a_call_with_their_own_lengths(
     seeing = Seeing()
     longer = random_prompt(2, tokens=14)
     edits, _, cost = edit(nodes, model, trajectory, make_editor(seeing), positive=longer)
-    crosses = [call for call in seeing.calls if call.text and call.layer.cross]
+    crosses = [
+        call
+        for call in seeing.calls
+        if call.half.value == "cond" and call.layer.attends.value == "cross"
+    ]
     assert {call.columns for call in crosses} == {(7, 14)}
     first_call = crosses[0]
-    assert torch.equal(first_call.k[0, :7], first_call.k[0, 7:])
+    assert torch.equal(first_call.k[0, :, :7], first_call.k[0, :, 7:])
     alone, _, _ = edit(nodes, model, trajectory, positive=longer)
     assert relative(edits, alone) < RUN
     assert cost["forward_calls"] == STEPS
@@ -329,15 +334,15 @@ def test_a_second_run_of_the_same_editor_is_the_first(nodes, model, trajectory, 
     assert torch.equal(*runs)
 
 
-def test_models_without_such_attention_are_refused_with_those_that_work(
-    attention_tools, library, make_editor
-):
+def test_models_without_such_attention_are_refused_with_those_that_work(library, make_editor):
+    door = importlib.import_module("nmg_pack.nodes.host.network.door")
+
     class Patcher:
         def get_model_object(self, name):
             return torch.nn.Linear(2, 2)
 
     with pytest.raises(library.InvalidInput, match=r"Got Linear; .*SD 1.x, SD 2.x or SDXL"):
-        attention_tools.check_editable(Patcher(), make_editor())
+        door.check_editable(Patcher(), make_editor())
 
 
 def test_gradients_pass_through_an_edit(nodes, model, trajectory, make_editor):

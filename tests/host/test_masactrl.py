@@ -162,7 +162,7 @@ def test_only_the_hosts_own_kernel_knows_queries_times_keys(
     nodes, node, masactrl, model, trajectory, monkeypatch, masks
 ):
     """The editor makes no such tensor itself, and asks for no more of them than plain attention."""
-    attention = importlib.import_module("nmg_pack.nodes.host.network.attention")
+    attention = importlib.import_module("nmg_pack.nodes.host.network.unet_door")
     shapes, work, layers, made = Shapes(), [], [], []
     kernel, edited = attention.optimized_attention, masactrl.mutual_attention
 
@@ -188,7 +188,7 @@ def test_only_the_hosts_own_kernel_knows_queries_times_keys(
         index for index in range(10, 16) for _ in range(2)
     ] * (STEPS - 1)
     total = sum(rows * queries * keys for rows, queries, keys in work)
-    assert total == sum(len(call.q) * call.q.shape[1] ** 2 for call in layers)
+    assert total == sum(len(call.q) * call.q.shape[2] ** 2 for call in layers)
     # One head's map of one row alone would be 256 x 256 in the finest layers.
     assert max(size for factor, size in made if factor == 1) < 256**2 / 2
 

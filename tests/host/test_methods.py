@@ -80,7 +80,7 @@ class FromSource:
         return True
 
     def __call__(self, call):
-        return call.branches.repeat(call.plain()[call.branches.source])
+        return call.branches.repeat(call.plain()[call.branches.source_rows])
 
 
 @pytest.fixture(scope="module")

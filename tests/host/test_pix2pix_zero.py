@@ -126,11 +126,11 @@ def energy(library, attention, predictor, reference, x, level):
 
     class Summing:
         def wants(self, layer):
-            return layer.cross
+            return layer.attends is library.Attends.CROSS
 
         def __call__(self, call):
-            maps = attention.probabilities(call.q, call.k, call.heads).double()
-            theirs = reference[call.layer.index, call.text]
+            maps = attention.probabilities(call.q, call.k).double()
+            theirs = reference[call.layer.index, call.half]
             # Mean over the two halves and the heads.
             totals.append((maps - theirs).square().sum((-1, -2)).mean(1).sum() / 2)
             return call.plain()
@@ -157,24 +157,27 @@ def test_the_state_goes_down_the_gradient_of_finite_differences(
             self.maps = {}
 
         def wants(self, layer):
-            return layer.cross
+            return layer.attends is library.Attends.CROSS
 
         def __call__(self, call):
-            maps = attention.probabilities(call.q, call.k, call.heads).double()
-            self.maps[call.layer.index, call.text] = maps
+            maps = attention.probabilities(call.q, call.k).double()
+            self.maps[call.layer.index, call.half] = maps
             return call.plain()
 
     def procedure(predictor, latent, _):
         run = library.Run(predictor, made, STEPS, 4.0, branches)
-        state, _ = first(node.execute(0.25)).begin(run).predict(library.Prepared(x), step)
+        request = library.Request(x, step.level, 4.0)
+        state, _ = first(node.execute(0.25)).begin(run).predict(request, step)
         source = Keeping()
-        predictor.guided(x[:1], step.level, 4.0, rows=library.Rows.SOURCE, attention=source)
+        predictor.guided(
+            library.Request(x[:1], step.level, 4.0, rows=library.Rows.SOURCE, attention=source)
+        )
         states = [x[1:] + k * h * direction for k in (2, 1, -1, -2)]
         values = [
             energy(library, attention, predictor, source.maps, each, step.level) for each in states
         ]
         got.update(state=state, values=values)
-        return latent
+        return runs.Done(latent)
 
     conditions = {
         "source": random_prompt(1),
@@ -182,7 +185,8 @@ def test_the_state_goes_down_the_gradient_of_finite_differences(
         "negative": random_prompt(3),
     }
     samples = torch.zeros(SHAPE)
-    runs.run_procedure(model, conditions, samples, made.schedule, None, procedure, branches, (7, 7))
+    job = runs.Job(conditions, samples, made.schedule, procedure, None, branches, (7, 7))
+    runs.run_procedure(model, job)
     assert torch.equal(got["state"][:1], x[:1])
     terms = ((x - got["state"])[1:] / 0.25 * direction).double()
     a, b, c, d = got["values"]
@@ -322,13 +326,13 @@ def test_a_second_run_of_the_same_editor_is_the_first(nodes, model, trajectory, 
 
 
 def test_the_memory_is_said_once_per_run_beforehand(nodes, model, trajectory, node, caplog):
-    sizes = importlib.import_module("nmg_pack.nodes.host.runs.pix2pix_zero").cross_attention_sizes
-    assert sizes(model.model.diffusion_model, (8, 7)) == [
+    door = importlib.import_module("nmg_pack.nodes.host.network.door").door_to
+    assert door(model.model.diffusion_model).word_maps((8, 7)) == [
         (56, 4), (16, 4), (16, 4), (16, 4), (16, 4), (56, 4), (56, 4)
     ]  # fmt: skip
     caplog.set_level(logging.INFO)
     edit(nodes, model, trajectory, first(node.execute(SCALE)))
-    seen = [r.getMessage() for r in caplog.records if "pix2pix-zero" in r.getMessage()]
+    seen = [r.getMessage() for r in caplog.records if "attention maps" in r.getMessage()]
     assert len(seen) == 1
     assert "MB of attention maps" in seen[0]
 

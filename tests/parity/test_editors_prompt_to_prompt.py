@@ -83,22 +83,21 @@ def every_step(host, data, editor, only=None):
         run = library.Run(
             predictor, trajectory, len(steps), float(data.parameters["text_scale"]), branches
         )
-        method, editing = data.guidance(library).begin(run), editor.begin(run)
+        guiding, editing = data.guidance(library).begin(run), editor.begin(run)
         for step in steps if only is None else steps[only : only + 1]:
-            prepared = method.prepare(starts[step.index].clone(), step)
-            x, guided = editing.predict(prepared, step)
-            eps = method.correct(x, step, guided)
-            x = method.settle(levels.ddim_step(x, eps, step.level, step.level_to), step)
-            got.append(editing.settle(x, step))
-        return latent
+            request = guiding.prepare(starts[step.index].clone(), step)
+            x, guided = editing.predict(request, step)
+            eps = guiding.correct(x, step, guided)
+            x = levels.ddim_step(x, eps, step.level, step.level_to)
+            got.append(editing.settle(guiding.settle(x, step, eps), step))
+        return runs.Done(latent)
 
     conditions = {
         name: [[data[key], {}]]
         for name, key in (("source", "source"), ("positive", "target"), ("negative", "uncond"))
     }
-    runs.run_procedure(
-        model, conditions, data["z0"], trajectory.schedule, None, procedure, branches, (77, 77)
-    )
+    job = runs.Job(conditions, data["z0"], trajectory.schedule, procedure, None, branches, (77, 77))
+    runs.run_procedure(model, job)
     return got
 
 

@@ -13,12 +13,14 @@ from toys import (
 )
 
 from nmg_sampler import (
+    Attends,
     AttentionLayer,
     Branches,
     InvalidInput,
     NotFinite,
     Prompt,
     Trajectory,
+    UNetPlace,
     invert,
     official_masactrl_schedule,
     official_schedule,
@@ -52,16 +54,16 @@ class Seeing:
         self.calls = []
 
     def wants(self, layer):
-        return layer.cross
+        return layer.attends is Attends.CROSS
 
     def __call__(self, call):
-        maps = probabilities(call.q, call.k, call.heads)
+        maps = probabilities(call.q, call.k)
         self.calls.append((call.layer.factor, call.size, maps))
         return call.plain()
 
 
 def layer(factor, factors):
-    return AttentionLayer(0, True, "input", factor, 1, factors)
+    return AttentionLayer(0, 1, Attends.CROSS, factor, UNetPlace("input", factors))
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def layer(factor, factors):
 )
 def test_words_are_looked_for_where_they_are_located_best(factors, latent, factor, expected):
     assert [f for f in factors if shows_words(layer(f, factors), latent, factor)] == [expected]
-    own = AttentionLayer(0, False, "input", expected, 1, factors)
+    own = AttentionLayer(0, 1, Attends.SELF, expected, UNetPlace("input", factors))
     assert not shows_words(own, latent, factor)
 
 

@@ -12,6 +12,7 @@ from nmg_sampler import (
     EditorRun,
     InvalidInput,
     PlainGuidance,
+    Request,
     Trajectory,
     invert,
     official_masactrl_schedule,
@@ -35,7 +36,7 @@ class FromSource:
         return True
 
     def __call__(self, call):
-        return call.branches.repeat(call.plain()[call.branches.source])
+        return call.branches.repeat(call.plain()[call.branches.source_rows])
 
 
 class Coupled(Editor):
@@ -134,7 +135,7 @@ def test_it_is_the_papers_offset_added_after_the_step(strength):
     x, targets = Branches(2, 1, True).repeat(trajectory.states[-1]), [TARGET]
     predictor = network(targets, Branches(2, 1, True))
     for step in SCHEDULE.descent():
-        eps = predictor.guided(x, step.level, TEXT_SCALE, attention=FromSource()).eps
+        eps = predictor.guided(Request(x, step.level, TEXT_SCALE, attention=FromSource())).eps
         x = ddim_step(x, eps, step.level, step.level_to)
         offset = trajectory.states[step.entry_to] - x[:2]
         x = torch.cat([x[:2] + strength * offset, x[2:]])

@@ -21,8 +21,10 @@ from nmg_sampler import (
     Editor,
     EditorRun,
     InvalidInput,
+    Kind,
     NotFinite,
     PlainGuidance,
+    Request,
     Trajectory,
     fused_guidance,
     invert,
@@ -34,8 +36,8 @@ from nmg_sampler import (
     save_trajectory,
     schedule_from_sigmas,
 )
-from nmg_sampler.contract import STEP_NOISE
 from nmg_sampler.methods import (
+    STEP_NOISE,
     EditFriendly,
     ddpm_step,
     invert_edit_friendly,
@@ -67,7 +69,7 @@ def make(schedule=SCHEDULE, skip=0, x=None, scale=SCALE, predictor=None, seed=0,
     x = noise(*SHAPE) if x is None else x
     predictor = predictor or SmoothNoise()
     states, z = invert_edit_friendly(x, schedule, predictor, scale, seeded(seed))
-    return Trajectory(states, schedule, IDENTITY, extras={STEP_NOISE: z}, **fields)
+    return Trajectory(states, schedule, IDENTITY, extras={STEP_NOISE: z}, kind=Kind.DRAWN, **fields)
 
 
 def visited(trajectory, predictor, scale=SCALE, **options):
@@ -82,7 +84,7 @@ def last_step(trajectory, predictor=None):
     predictor = predictor or SmoothNoise()
     step = trajectory.schedule.descent()[-1]
     x = trajectory.states[1]
-    eps = predictor.guided(x, step.level, SCALE).eps
+    eps = predictor.guided(Request(x, step.level, SCALE)).eps
     return ddpm_step(ddim_step(x, eps, step.level, step.level_to), eps, step)
 
 
@@ -129,7 +131,7 @@ def test_the_noise_is_what_each_step_needs_and_none_in_the_last(schedule):
     assert not z[0].any()
     for step in trajectory.schedule.descent()[:-1]:
         x = trajectory.states[step.entry]
-        eps = predictor.guided(x, step.level, SCALE).eps
+        eps = predictor.guided(Request(x, step.level, SCALE)).eps
         mean, deviation = ddpm_step(ddim_step(x, eps, step.level, step.level_to), eps, step)
         expected = (trajectory.states[step.entry_to] - mean) / deviation
         torch.testing.assert_close(z[step.entry_to], expected, rtol=0, atol=1e-9)
@@ -355,9 +357,8 @@ def attentive_trajectory():
 def test_beside_an_editor_the_source_is_the_picture_and_an_edit_of_the_same_prompt_is_it_too():
     trajectory = attentive_trajectory()
     network = attentive(SOURCE, TARGET, with_source=True)
-    edits, source = sample(
-        trajectory, network, EditFriendly(), SCALE, targets=2, editor=Uncoupled()
-    )
+    result = sample(trajectory, network, EditFriendly(), SCALE, targets=2, editor=Uncoupled())
+    edits, source = result.edit, result.source
     alone = edit_of(trajectory, attentive(SOURCE, with_source=False), EditFriendly(), SCALE)
     torch.testing.assert_close(source, alone, **EXACT)
     torch.testing.assert_close(edits[:2], source, **EXACT)

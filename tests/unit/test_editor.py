@@ -9,6 +9,7 @@ from nmg_sampler import (
     Editor,
     EditorRun,
     Gradient,
+    Half,
     InvalidInput,
     Mode,
     NoiseMapGuidance,
@@ -68,7 +69,7 @@ class FromSource(Seeing):
     """Everyone takes the source's result."""
 
     def __call__(self, call):
-        return call.branches.repeat(call.plain()[call.branches.source])
+        return call.branches.repeat(call.plain()[call.branches.source_rows])
 
 
 def make(shape=SHAPE, **options):
@@ -101,8 +102,8 @@ def test_rows_go_branch_by_branch_with_the_source_first():
     branches = Branches(2, 3, True)
     x = torch.arange(8)
     assert branches.rows == 8
-    assert x[branches.source].tolist() == [0, 1]
-    assert x[branches.edits].tolist() == [2, 3, 4, 5, 6, 7]
+    assert x[branches.source_rows].tolist() == [0, 1]
+    assert x[branches.target_rows].tolist() == [2, 3, 4, 5, 6, 7]
     assert branches.split(x)[2].tolist() == [4, 5]
     assert branches.part(Rows.SOURCE).rows == 2
     assert branches.part(Rows.TARGETS) == Branches(2, 3)
@@ -112,8 +113,8 @@ def test_rows_go_branch_by_branch_with_the_source_first():
 def test_without_an_editor_there_is_no_source_branch_and_every_target_is_held():
     branches = Branches(2, 3)
     x = torch.arange(6)
-    assert x[branches.source].numel() == 0
-    assert x[branches.held].tolist() == x.tolist()
+    assert x[branches.source_rows].numel() == 0
+    assert x[branches.held_rows].tolist() == x.tolist()
     _, source, _ = edit(make(), PlainGuidance(), [TARGET])
     assert source is None
 
@@ -173,11 +174,12 @@ def test_the_edit_sees_both_halves_of_every_layer_with_their_sizes_and_columns()
     seeing = Seeing()
     edit(make(), PlainGuidance(), [TARGET, noise(10, 4, seed=5)], Untouched(seeing))
     calls = seeing.calls[:12]
-    assert [call.text for call in calls] == [True] * 6 + [False] * 6
+    halves = [Half.COND] * 6 + [Half.UNCOND] * 6
+    assert [call.half for call in calls] == halves
     assert [call.size for call in calls[:6]] == [(4, 4), (4, 4), (2, 2), (2, 2), (4, 4), (4, 4)]
     assert [call.columns for call in calls[:2]] == [(), (5, 5, 10)]
     assert all(call.columns == () for call in calls[6:])
-    assert calls[1].k.shape[1] == 10
+    assert calls[1].k.shape[2] == 10
 
 
 @pytest.mark.parametrize("name", ["official full", "fused full"])

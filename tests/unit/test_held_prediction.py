@@ -112,7 +112,7 @@ def test_what_moves_states_is_refused_before_the_network_is_asked():
             HeldPrediction(make(), predictor, method, 3.0)
     assert predictor.calls == []
     for method in (NegativePromptGuidance(), ProximalGuidance(recon_strength=0.0)):
-        assert method.corrects_only
+        assert not method.moves_states
 
 
 def test_a_mask_that_only_moved_states_could_keep_is_refused():

@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import IDENTITY, AttentiveNoise, noise, toy_layers, training_levels
+from toys import IDENTITY, AttentiveNoise, call_to, noise, toy_layers, training_levels
 
 from nmg_sampler import (
-    AttentionCall,
+    Attends,
     AttentionLayer,
     Branches,
     Editor,
     EditorRun,
+    Half,
     InvalidInput,
     PlainGuidance,
     Trajectory,
+    UNetPlace,
     fused_guidance,
     invert,
     official_masactrl_schedule,
@@ -88,7 +90,7 @@ def left(width, height=4, cells=4):
 def layers_of(places):
     factors = tuple(sorted({factor for _, factor in places}))
     return [
-        AttentionLayer(index, False, stage, factor, len(places), factors)
+        AttentionLayer(index, len(places), Attends.SELF, factor, UNetPlace(stage, factors))
         for index, (stage, factor) in enumerate(places)
     ]
 
@@ -260,21 +262,23 @@ def test_a_second_run_of_the_same_editor_is_the_first():
 
 
 def kernel(q, k, v):
-    return apply_probabilities(probabilities(q, k, HEADS), v, HEADS)
+    return apply_probabilities(probabilities(q, k), v)
 
 
 def self_call(branches, size=(4, 4), dtype=torch.float64):
     cells = size[0] * size[1]
-    q, k, v = (noise(branches.rows, cells, 6, seed=seed, dtype=dtype) for seed in (5, 6, 7))
-    return AttentionCall(TOY[0], True, branches, size, q, k, v, HEADS, (), kernel)
+    q, k, v = (
+        split_heads(noise(branches.rows, cells, 6, seed=seed, dtype=dtype), HEADS)
+        for seed in (5, 6, 7)
+    )
+    return call_to(TOY[0], q, k, v, branches=branches, size=size, attend=kernel)
 
 
 def explicit(q, k, v, allowed):
     """Attention over the allowed keys, (rows, keys) bool, by -inf in the logits."""
-    q, k, v = (split_heads(each, HEADS) for each in (q, k, v))
     logits = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
     logits = logits.masked_fill(~allowed[:, None, None], -torch.inf)
-    return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
+    return logits.softmax(-1) @ v
 
 
 def regions_of(source, target, branches):
@@ -302,7 +306,7 @@ def test_masked_attention_is_the_softmax_over_each_side_mixed_by_the_target_mask
     k, v = call.k[rows], call.v[rows]
     inside = source.flatten(1).bool()[rows]
     # As the masks are kept: in single precision.
-    m = target.float().double().flatten(1)[rows][..., None]
+    m = target.float().double().flatten(1)[rows][:, None, :, None]
     foreground, background = (explicit(call.q, k, v, side) for side in (inside, ~inside))
     expected = m * foreground + (1 - m) * background
     expected[:2] = explicit(call.q, k, v, inside | True)[:2]
@@ -326,7 +330,7 @@ def test_both_sides_together_cost_one_attention():
     asked = []
 
     def counting(q, k, v):
-        asked.append(len(q) * q.shape[1] * k.shape[1])
+        asked.append(len(q) * q.shape[2] * k.shape[2])
         return kernel(q, k, v)
 
     call = replace(self_call(branches), attend=counting)
@@ -355,7 +359,7 @@ def test_half_precision_stays_half_precision():
 # ------------------------------------------------------------------ masks from words
 
 
-def cross_call(looks, columns, text=True):
+def cross_call(looks, columns, half=Half.COND):
     """A call in which branch b, query i attends to column `looks[b][i]` and hardly to others.
 
     Shorter prompts are repeated to the length of the longest.
@@ -366,8 +370,11 @@ def cross_call(looks, columns, text=True):
     )
     q = torch.stack([60 * torch.eye(8).double()[torch.tensor(look)] for look in looks])
     branches = Branches(1, len(looks) - 1, True)
-    layer = AttentionLayer(1, True, "middle", 4, 3, (1, 4))
-    return AttentionCall(layer, text, branches, (2, 2), q, k, k, 1, columns, kernel)
+    layer = AttentionLayer(1, 3, Attends.CROSS, 4, UNetPlace("middle", (1, 4)))
+    q, k = q[:, None], k[:, None]  # one head
+    return call_to(
+        layer, q, k, k, half=half, branches=branches, size=(2, 2), columns=columns, attend=kernel
+    )
 
 
 def test_masks_are_where_the_words_look_each_target_by_its_own_words():
@@ -423,7 +430,7 @@ def test_words_are_looked_for_in_earlier_steps_and_in_the_texts_half_alone():
     first, second, third = SCHEDULE.descent()[:3]
     looks = [[1, 1, 0, 0], [1, 0, 1, 0]]
     early = editing.attention(first)
-    early(cross_call(looks, (3, 3), text=False))
+    early(cross_call(looks, (3, 3), half=Half.UNCOND))
     assert not editing.maps.seen
     early(cross_call(looks, (3, 3)))
     assert early.regions is None

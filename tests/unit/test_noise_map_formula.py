@@ -32,6 +32,7 @@ from nmg_sampler import (
     PlainGuidance,
     Prompt,
     Reference,
+    Request,
     energy,
     fused_guidance,
     official_guidance,
@@ -196,7 +197,7 @@ def test_official_with_a_scale_of_zero_is_a_null_step_and_a_text_step_per_level(
     x = trajectory.states[-1]
     for step in trajectory.schedule.descent():
         x = null_step(x, step, predictor)
-        eps = predictor.guided(x, step.level, text_scale).eps
+        eps = predictor.guided(Request(x, step.level, text_scale)).eps
         x = ddim_step(x, eps, step.level, step.level_to)
     guidance = NoiseMapGuidance(0.0, 5000.0, Mode.OFFICIAL, gradient)
     result = sample(trajectory, predictor, guidance, text_scale)
@@ -227,7 +228,7 @@ def test_sharing_the_unconditional_prediction_changes_nothing():
         predictor = SmoothNoise(0.5)
         run, _ = begin(guidance, trajectory, predictor, text_scale=text_scale)
         prepared = run.prepare(x, step)
-        guided = predictor.guided(x, step.level, text_scale, prepared.negative)
+        guided = predictor.guided(Request(x, step.level, text_scale, negative=prepared.negative))
         results.append(run.correct(x, step, guided))
         assert predictor.rows == ([2, 2] if text_scale == 1 else [4])
     # The two text scales differ by 1e-8, and so may the results.

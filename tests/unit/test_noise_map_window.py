@@ -8,7 +8,7 @@ from noise_maps import EXACT, SHAPE, begin, gradients, make, method, modes, term
 from toys import SmoothNoise, noise
 from toys import edit_of as sample
 
-from nmg_sampler import PlainGuidance
+from nmg_sampler import PlainGuidance, Request
 from nmg_sampler.trajectory import ddim_step
 
 
@@ -26,7 +26,7 @@ def test_outside_its_part_of_the_run_the_method_is_plain_text_guidance_bit_for_b
     # After the window each step is the plain one from where the window left the state.
     x = events["windowed"][3].x
     for step in trajectory.schedule.descent()[4:]:
-        eps = SmoothNoise(0.5).guided(x, step.level, 5.0).eps
+        eps = SmoothNoise(0.5).guided(Request(x, step.level, 5.0)).eps
         x = ddim_step(x, eps, step.level, step.level_to)
     assert torch.equal(events["windowed"][-1].x, x)
 
@@ -89,7 +89,7 @@ def test_between_its_turns_the_method_is_plain_text_guidance(mode, gradient):
     sample(trajectory, SmoothNoise(0.5), guidance, 5.0, on_step=events.append)
     for step in trajectory.schedule.descent()[1::2]:
         x = events[step.index - 1].x
-        eps = SmoothNoise(0.5).guided(x, step.level, 5.0).eps
+        eps = SmoothNoise(0.5).guided(Request(x, step.level, 5.0)).eps
         after = ddim_step(x, eps, step.level, step.level_to)
         assert torch.equal(events[step.index].x, after)
 

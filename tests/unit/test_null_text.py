@@ -12,6 +12,7 @@ from nmg_sampler import (
     Editor,
     EditorRun,
     InvalidInput,
+    Kind,
     NotDifferentiable,
     NotFinite,
     PlainGuidance,
@@ -26,7 +27,6 @@ from nmg_sampler import (
     sample,
     save_trajectory,
 )
-from nmg_sampler.contract import STEP_NOISE
 from nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
 from nmg_sampler.trajectory import ddim_step
 
@@ -342,7 +342,7 @@ def test_a_trajectory_it_was_not_made_for_is_refused(found, other, named):
 
 
 def test_a_trajectory_whose_states_are_no_path_is_refused(found):
-    drawn = replace(found.made_for, extras={STEP_NOISE: torch.zeros(1)})
+    drawn = replace(found.made_for, kind=Kind.DRAWN)
     with pytest.raises(InvalidInput, match="wrong kind"):
         found.check(drawn, Branches(2))
     with pytest.raises(InvalidInput, match="wrong kind"):

@@ -4,20 +4,29 @@ import math
 
 import pytest
 import torch
-from toys import IDENTITY, AttentiveNoise, DetachedNoise, noise, toy_layers, training_levels
+from toys import (
+    IDENTITY,
+    AttentiveNoise,
+    DetachedNoise,
+    call_to,
+    noise,
+    toy_layers,
+    training_levels,
+)
 
 from nmg_sampler import (
-    AttentionCall,
+    Attends,
     Branches,
     Gradient,
     Guided,
+    Half,
     InvalidInput,
     Mode,
     NoiseMapGuidance,
     NotDifferentiable,
     PlainGuidance,
-    Prepared,
     Prompt,
+    Request,
     Rows,
     Trajectory,
     fused_guidance,
@@ -26,7 +35,7 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract import Run, probabilities
+from nmg_sampler.contract import Run, probabilities, split_heads
 from nmg_sampler.editors import AttentionDistance, Halves, Pix2PixZero, SourceAttention, map_bytes
 
 STEPS = 10
@@ -80,20 +89,19 @@ class Plain:
         self.maps = {}
 
     def wants(self, layer):
-        return layer.cross
+        return layer.attends is Attends.CROSS
 
     def __call__(self, call):
-        maps = probabilities(call.q, call.k, call.heads)
-        self.maps[call.layer.index, call.text] = maps
+        self.maps[call.layer.index, call.half] = probabilities(call.q, call.k)
         return call.plain()
 
 
-def energy(x, targets, reference, level, halves=(False, True)):
+def energy(x, targets, reference, level, halves=tuple(Half)):
     """(rows,) L of each row of the targets, the sums written out."""
     predictor = network(targets, len(x) // len(targets))
     seen = Plain()
-    for text in halves:
-        prompt = Prompt.POSITIVE if text else Prompt.NEGATIVE
+    for half in halves:
+        prompt = Prompt.POSITIVE if half is Half.COND else Prompt.NEGATIVE
         predictor.eps(x, level, prompt, seen)
     total = torch.zeros(len(x), dtype=x.dtype)
     for place, maps in seen.maps.items():
@@ -106,7 +114,9 @@ def energy(x, targets, reference, level, halves=(False, True)):
 
 def reference_of(source, level, pictures=2):
     seen = Plain()
-    network([SOURCE], pictures).guided(source, level, TEXT_SCALE, rows=Rows.SOURCE, attention=seen)
+    network([SOURCE], pictures).guided(
+        Request(source, level, TEXT_SCALE, rows=Rows.SOURCE, attention=seen)
+    )
     return seen
 
 
@@ -117,9 +127,9 @@ class Watching(Pix2PixZero):
         editing = super().begin(run)
         predict, seen = editing.predict, self.seen
 
-        def watched(prepared, step):
-            moved, guided = predict(prepared, step)
-            seen.append((step.level, prepared.x, moved, guided))
+        def watched(request, step):
+            moved, guided = predict(request, step)
+            seen.append((step.level, request.x, moved, guided))
             return moved, guided
 
         editing.predict = watched
@@ -145,7 +155,9 @@ def test_equal_attention_has_distance_zero_and_gradient_zero():
     x = noise(*SHAPE)
     run = Run(network([SOURCE], 2), make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
     both = torch.cat([x, x])
-    moved, _ = Pix2PixZero(0.3).begin(run).predict(Prepared(both), SCHEDULE.descent()[4])
+    moved, _ = (
+        Pix2PixZero(0.3).begin(run).predict(Request(both, level, TEXT_SCALE), SCHEDULE.descent()[4])
+    )
     assert float(energy(x, [SOURCE], reference_of(x, level), level).max()) == 0
     assert torch.equal(moved, both)
 
@@ -206,7 +218,9 @@ def test_a_small_scale_lowers_the_distance_in_every_step():
 def test_the_state_goes_down_the_gradient_of_finite_differences():
     level, x = SCHEDULE.descent()[4].level, noise(4, *SHAPE[1:], seed=7)
     run = Run(network([MOVED], 2), make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
-    moved, _ = Pix2PixZero(0.25).begin(run).predict(Prepared(x), SCHEDULE.descent()[4])
+    moved, _ = (
+        Pix2PixZero(0.25).begin(run).predict(Request(x, level, TEXT_SCALE), SCHEDULE.descent()[4])
+    )
     gradient = (x - moved)[2:] / 0.25
     assert torch.equal(moved[:2], x[:2])
     reference, h = reference_of(x[:2], level), 1e-5
@@ -223,8 +237,12 @@ def test_separate_halves_predict_from_their_own_states_and_go_on_from_the_uncond
     step, x = SCHEDULE.descent()[4], noise(4, *SHAPE[1:], seed=7)
     predictor = network([MOVED], 2)
     run = Run(predictor, make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
-    moved, guided = Pix2PixZero(0.25, Halves.SEPARATE).begin(run).predict(Prepared(x), step)
-    together, _ = Pix2PixZero(0.25).begin(run).predict(Prepared(x), step)
+    moved, guided = (
+        Pix2PixZero(0.25, Halves.SEPARATE)
+        .begin(run)
+        .predict(Request(x, step.level, TEXT_SCALE), step)
+    )
+    together, _ = Pix2PixZero(0.25).begin(run).predict(Request(x, step.level, TEXT_SCALE), step)
     unconditional, both = x[2:] - moved[2:], x[2:] - together[2:]
     conditional = x[2:] - (both - unconditional)
     negative = predictor.eps(moved[2:], step.level, Prompt.NEGATIVE)
@@ -303,24 +321,27 @@ def test_a_negative_prompt_of_another_length_does_not_matter(editor):
 def test_a_prompt_that_was_repeated_beside_a_longer_one_is_compared_once():
     """As the host has it: cond and uncond in one call have one length, alone each has its own."""
     layer, rows = toy_layers()[1][1], Branches(2, 1)
-    q, k = noise(2, 4, 4, seed=4), noise(2, 5, 4, seed=5)
+    q, k = (split_heads(each, 2) for each in (noise(2, 4, 4, seed=4), noise(2, 5, 4, seed=5)))
 
     def call(k):
-        return AttentionCall(layer, True, rows, (2, 2), q, k, k, 2, (5,), lambda q, k, v: q)
+        return call_to(
+            layer, q, k, k, branches=rows, size=(2, 2), columns=(5,), attend=lambda q, k, v: q
+        )
 
-    for first, second in ((k.repeat(1, 2, 1), k), (k, k.repeat(1, 2, 1))):
+    for first, second in ((k.repeat(1, 1, 2, 1), k), (k, k.repeat(1, 1, 2, 1))):
         source = SourceAttention()
         source(call(first))
-        distance = AttentionDistance(source, True)
+        distance = AttentionDistance(source, Half.COND)
         distance(call(second))
         assert float(distance.total()) == 0
 
 
 def test_a_negative_in_parts_is_refused():
     class Twice(AttentiveNoise):
-        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
+        def guided(self, request):
+            x, level, _, rows, *_, attention, _ = request
             self.noise_under(x, level, Prompt.NEGATIVE, rows, attention)
-            return super().guided(x, level, text_scale, negative, rows, attention)
+            return super().guided(request)
 
     predictor = Twice(SOURCE, [MOVED], NEGATIVE, Branches(2, 1, True))
     with pytest.raises(InvalidInput, match="^negative has several parts"):
@@ -329,9 +350,9 @@ def test_a_negative_in_parts_is_refused():
 
 def test_a_model_that_is_cut_off_is_refused_with_what_to_do():
     class Cut(DetachedNoise):
-        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
-            network([MOVED], 2).guided(x, level, text_scale, negative, rows, attention)
-            return Guided(x, x)
+        def guided(self, request):
+            network([MOVED], 2).guided(request)
+            return Guided(request.x, request.x)
 
     with pytest.raises(NotDifferentiable, match=r"attention_scale .*Got 0.1; .*to 0"):
         sample(make(), Cut(), PlainGuidance(), 3.0, editor=Pix2PixZero())
@@ -341,8 +362,8 @@ def test_a_cached_answer_without_attention_is_left_alone():
     """Nothing of the source was seen in this step, so there is nothing to follow."""
 
     class Cached(AttentiveNoise):
-        def guided(self, x, level, text_scale, negative=None, rows=Rows.ALL, attention=None, **_):
-            return super().guided(x, level, text_scale, negative, rows)
+        def guided(self, request):
+            return super().guided(request._replace(attention=None))
 
     trajectory = make()
     predictor = Cached(SOURCE, [MOVED], NEGATIVE, Branches(2, 1, True))
@@ -387,5 +408,6 @@ def test_a_run_keeps_nothing_of_a_step():
     run = Run(network([MOVED], 2), make(), STEPS, TEXT_SCALE, Branches(2, 1, True))
     editing = Pix2PixZero().begin(run)
     before = set(vars(editing))
-    editing.predict(Prepared(noise(4, *SHAPE[1:])), SCHEDULE.descent()[0])
+    step = SCHEDULE.descent()[0]
+    editing.predict(Request(noise(4, *SHAPE[1:]), step.level, TEXT_SCALE), step)
     assert set(vars(editing)) == before

@@ -1,12 +1,15 @@
 """Prompt-to-Prompt on toy tensors: what is taken over, when, where, and what stays exact."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from toys import IDENTITY, AttentiveNoise, noise, toy_layers, training_levels
+from toys import IDENTITY, AttentiveNoise, call_to, noise, toy_layers, training_levels
 
 from nmg_sampler import (
-    AttentionCall,
+    Attends,
     Branches,
+    Half,
     InvalidInput,
     LocalBlend,
     PlainGuidance,
@@ -21,7 +24,7 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract import apply_probabilities, probabilities
+from nmg_sampler.contract import apply_probabilities, probabilities, split_heads
 from nmg_sampler.editors import BlendRun, EditedMaps
 from nmg_sampler.words import word_weights
 
@@ -166,18 +169,28 @@ def test_schedules_count_the_steps_as_published():
     assert wanted == [(True, True)] * 5 + [(True, False)] * 3 + [(False, False)] * 2
 
 
-def call_of(layer, text=True, targets=1, pictures=1, cells=4):
+def call_of(layer, half=Half.COND, targets=1, pictures=1, cells=4):
     """A layer's call with numbers of its own."""
     branches = Branches(pictures, targets, True)
-    rows = branches.rows
-    keys = COLUMNS if layer.cross else cells
-    q, k, v = noise(rows, cells, 4), noise(rows, keys, 4, seed=1), noise(rows, keys, 4, seed=2)
+    rows, crosses = branches.rows, layer.attends is Attends.CROSS
+    keys = COLUMNS if crosses else cells
+    q, k, v = (
+        split_heads(each, 2)
+        for each in (
+            noise(rows, cells, 4),
+            noise(rows, keys, 4, seed=1),
+            noise(rows, keys, 4, seed=2),
+        )
+    )
 
     def attend(q, k, v):
-        return apply_probabilities(probabilities(q, k, 2), v, 2)
+        return apply_probabilities(probabilities(q, k), v)
 
-    columns = (COLUMNS,) * branches.count if layer.cross and text else ()
-    return AttentionCall(layer, text, branches, (2, cells // 2), q, k, v, 2, columns, attend)
+    columns = (COLUMNS,) * branches.count if crosses and half is Half.COND else ()
+    size = (2, cells // 2)
+    return call_to(
+        layer, q, k, v, half=half, branches=branches, size=size, columns=columns, attend=attend
+    )
 
 
 def step_edit(how, index=0):
@@ -186,40 +199,40 @@ def step_edit(how, index=0):
 
 def test_replaced_words_take_the_sources_map_and_their_own_values():
     call = call_of(toy_layers()[0][1])
-    source_map = probabilities(call.q[:1], call.k[:1], 2)
-    expected = apply_probabilities(source_map, call.v[1:], 2)
+    source_map = probabilities(call.q[:1], call.k[:1])
+    expected = apply_probabilities(source_map, call.v[1:])
     torch.testing.assert_close(step_edit(editor(TIGER))(call)[1:], expected)
     torch.testing.assert_close(step_edit(editor(TIGER))(call)[:1], call.plain()[:1])
 
 
 def test_added_words_keep_their_own_map():
     call = call_of(toy_layers()[0][1])
-    maps = probabilities(call.q, call.k, 2)
+    maps = probabilities(call.q, call.k)
     source, own = maps[:1], maps[1:]
     # Columns: begin a cat sits | smiling | end; the source has its end where smiling stands.
     expected = torch.cat([source[..., :4], own[..., 4:5], source[..., 4:5]], -1)
     result = step_edit(editor(LONGER))(call)[1:]
-    torch.testing.assert_close(result, apply_probabilities(expected, call.v[1:], 2))
+    torch.testing.assert_close(result, apply_probabilities(expected, call.v[1:]))
 
 
 def test_a_weight_scales_the_column_while_it_is_taken_over_and_no_longer():
     call = call_of(toy_layers()[0][1])
     weighted = editor(TIGER, weights="tiger:2.5", words="tiger:0.3")
-    source = probabilities(call.q[:1], call.k[:1], 2)
+    source = probabilities(call.q[:1], call.k[:1])
     expected = source.clone()
     expected[..., 2] *= 2.5
     early = step_edit(weighted, 0)(call)[1:]
-    torch.testing.assert_close(early, apply_probabilities(expected, call.v[1:], 2))
-    expected[..., 2] = probabilities(call.q[1:], call.k[1:], 2)[..., 2]
+    torch.testing.assert_close(early, apply_probabilities(expected, call.v[1:]))
+    expected[..., 2] = probabilities(call.q[1:], call.k[1:])[..., 2]
     late = step_edit(weighted, 4)(call)[1:]
-    torch.testing.assert_close(late, apply_probabilities(expected, call.v[1:], 2))
+    torch.testing.assert_close(late, apply_probabilities(expected, call.v[1:]))
 
 
 def test_self_attention_takes_the_sources_map_over_the_targets_values():
     call = call_of(toy_layers()[0][0])
-    source_map = probabilities(call.q[:1], call.k[:1], 2)
+    source_map = probabilities(call.q[:1], call.k[:1])
     result = step_edit(editor(TIGER))(call)
-    torch.testing.assert_close(result[1:], apply_probabilities(source_map, call.v[1:], 2))
+    torch.testing.assert_close(result[1:], apply_probabilities(source_map, call.v[1:]))
     assert torch.equal(result[:1], call.plain()[:1])
 
 
@@ -234,32 +247,21 @@ def test_fine_self_attention_is_left_alone():
 
 @pytest.mark.parametrize("cross", [False, True])
 def test_the_unconditional_half_is_left_alone(cross):
-    call = call_of(toy_layers()[0][int(cross)], text=False)
+    call = call_of(toy_layers()[0][int(cross)], half=Half.UNCOND)
     assert torch.equal(step_edit(editor(TIGER))(call), call.plain())
 
 
 def test_prompts_encoded_together_are_read_once_each():
     """A prompt repeated to the length of another is the same prompt."""
     call = call_of(toy_layers()[0][1])
-    k, v = (tensor.repeat(1, 2, 1) for tensor in (call.k, call.v))
-    twice = AttentionCall(
-        call.layer, True, call.branches, call.size, call.q, k, v, 2, (12, 12), call.attend
-    )
+    k, v = (tensor.repeat(1, 1, 2, 1) for tensor in (call.k, call.v))
+    twice = replace(call, k=k, v=v, prompt=slice(0, 24), columns=(12, 12))
     torch.testing.assert_close(step_edit(editor(TIGER))(twice), step_edit(editor(TIGER))(call))
 
 
 def test_maps_come_back_in_the_precision_of_the_values():
     call = call_of(toy_layers()[0][1])
-    half = AttentionCall(
-        call.layer,
-        True,
-        call.branches,
-        call.size,
-        *(t.half() for t in (call.q, call.k, call.v)),
-        2,
-        call.columns,
-        call.attend,
-    )
+    half = replace(call, q=call.q.half(), k=call.k.half(), v=call.v.half())
     assert step_edit(editor(TIGER))(half).dtype == torch.float16
 
 

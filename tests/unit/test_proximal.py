@@ -17,6 +17,7 @@ from nmg_sampler import (
     PlainGuidance,
     Prompt,
     PromptEmbedding,
+    Request,
     Trajectory,
     invert,
     official_masactrl_schedule,
@@ -48,7 +49,7 @@ class FromSource:
         return True
 
     def __call__(self, call):
-        return call.branches.repeat(call.plain()[call.branches.source])
+        return call.branches.repeat(call.plain()[call.branches.source_rows])
 
 
 class Neutral(Editor):
@@ -180,7 +181,7 @@ def test_the_step_follows_the_source_prompt_plus_the_scaled_prox(kind, text_scal
     step = steps[2]
     x = noise(4 if with_source else 2, *SHAPE[1:], seed=5)
     prepared = run.prepare(x, step)
-    guided = predictor.guided(x, step.level, text_scale, embedding=prepared.embedding)
+    guided = predictor.guided(Request(x, step.level, text_scale, embedding=prepared.embedding))
     eps = run.correct(x, step, guided)
     # The two predictions of the target, asked for by themselves.
     target = x[-2:]
@@ -289,7 +290,9 @@ def test_the_pull_is_the_papers_where_nothing_is_edited():
     trajectory, guidance = make(), ProximalGuidance(recon_strength=0.3, recon_start=0.5)
     run, predictor, steps = begin(guidance, trajectory)
     step, x, after = steps[3], noise(*SHAPE, seed=5), noise(*SHAPE, seed=6)
-    guided = predictor.guided(x, step.level, TEXT_SCALE, embedding=run.prepare(x, step).embedding)
+    guided = predictor.guided(
+        Request(x, step.level, TEXT_SCALE, embedding=run.prepare(x, step).embedding)
+    )
     run.correct(x, step, guided)
     delta = (guided.eps - guided.negative) / TEXT_SCALE
     edited = (guidance.shrink(delta) != 0).double()
@@ -297,8 +300,8 @@ def test_the_pull_is_the_papers_where_nothing_is_edited():
     assert 0 < grown.mean() < 1
     recorded = trajectory.states[step.entry_to]
     expected = after - 0.3 * (after - recorded) * (1 - grown)
-    torch.testing.assert_close(run.settle(after, step), expected, rtol=0, atol=1e-12)
-    assert torch.equal(run.settle(after, steps[2]), after)
+    torch.testing.assert_close(run.settle(after, step, guided.eps), expected, rtol=0, atol=1e-12)
+    assert torch.equal(run.settle(after, steps[2], guided.eps), after)
 
 
 def test_fifty_steps_start_it_where_t_falls_below_400():
@@ -333,8 +336,8 @@ def test_where_the_mask_is_black_the_edit_is_out_and_the_picture_comes_back():
         run, predictor, steps = begin(ProximalGuidance(recon_strength=1.0), trajectory, mask=given)
         step = steps[4]
         embedding = run.prepare(x, step).embedding
-        guided = predictor.guided(x, step.level, TEXT_SCALE, embedding=embedding)
-        results.append((run.correct(x, step, guided), run.settle(x, step)))
+        guided = predictor.guided(Request(x, step.level, TEXT_SCALE, embedding=embedding))
+        results.append((run.correct(x, step, guided), run.settle(x, step, guided.eps)))
     (eps, settled), (free, free_settled) = results
     # Float64 rounding, times the text scale.
     torch.testing.assert_close(eps[..., 2:], guided.negative[..., 2:], rtol=0, atol=1e-12)

@@ -334,9 +334,9 @@ class Recorder(GuidedRun):
         self.moments.append(("correct", step.index))
         return super().correct(x, step, guided)
 
-    def settle(self, x, step):
+    def settle(self, x, step, eps):
         self.moments.append(("settle", step.index))
-        return super().settle(x, step) + (1 if step.index == STEPS - 1 else 0)
+        return super().settle(x, step, eps) + (1 if step.index == STEPS - 1 else 0)
 
 
 class Recording(Guidance):

@@ -126,6 +126,17 @@ def check_channels(model: ModelPatcher, latent: torch.Tensor, name: str = "laten
         )
 
 
+def check_trajectory(model: ModelPatcher, trajectory: Trajectory) -> None:
+    """Raises TrajectoryMismatch or InvalidInput unless the trajectory is of this model."""
+    trajectory.check_fits(identify(model))
+    check_channels(model, trajectory.states[0], "trajectory")
+
+
+def picture_of(model: ModelPatcher, trajectory: Trajectory) -> torch.Tensor:
+    """The trajectory's clean latent as a LATENT's samples, (B, C, ...) float32."""
+    return model.model.process_latent_out(trajectory.states[0].float())
+
+
 def check_still(model: ModelPatcher, trajectory: Trajectory, feature: str) -> None:
     """Raises InvalidInput if the trajectory is of videos, which the feature cannot serve."""
     if len(trajectory.shape) != 4:

@@ -1,22 +1,20 @@
 """What the model thinks where, inside the host's sampling path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ....nmg_sampler import Branches, InvalidInput, Prompt, StepEvent, Trajectory
+from ....nmg_sampler import Branches, InvalidInput, Prompt, Trajectory
+from ....nmg_sampler.contract import OnStep
 from ....nmg_sampler.looks import Columns, word_entries, word_maps
-from ..models.model import check_channels, identify
-from ..network.attention import has_attention
+from ..models.model import check_trajectory
 from ..network.branches import columns_of
-from ..network.conditions import Conditioning
+from ..network.door import door_to
 from .checks import check_conditioning
+from .looking import look_at
 from .predictor import HostPredictor
-from .procedure import run_procedure
-
-OnStep = Callable[[StepEvent], None]
 
 
 def run_attention_maps(
@@ -44,12 +42,11 @@ def run_attention_maps(
         TrajectoryMismatch: the trajectory was made with another model.
         NotFinite: the model answered with NaN or infinity.
     """
-    source, states = trajectory.source, trajectory.states
+    source = trajectory.source
     _check_attention(model)
     check_conditioning(source, "trajectory's source prompt")
     _check_prompt(source, columns)
-    trajectory.check_fits(identify(model))
-    check_channels(model, states[0], "trajectory")
+    check_trajectory(model, trajectory)
     entries = word_entries(trajectory.schedule, levels)
 
     def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:
@@ -57,41 +54,14 @@ def run_attention_maps(
             trajectory, predictor, words, entries, factor=factor, device=device, on_step=on_step
         )
 
-    branches = Branches(len(states[0]), 0, True)
     conditions = {Prompt.SOURCE.value: source}
+    branches = Branches(trajectory.shape[0], 0, True)
     return look_at(model, trajectory, conditions, look, branches, columns_of(source))
-
-
-def look_at(
-    model: ModelPatcher,
-    trajectory: Trajectory,
-    conditions: dict[str, Conditioning],
-    look: Callable[[HostPredictor, torch.device, OnStep], torch.Tensor],
-    branches: Branches,
-    columns: tuple[int, ...] = (),
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What `look` finds in a trajectory's states, on the CPU, and the cost.
-
-    Args:
-        conditions, branches, columns: as `run_procedure` takes them.
-        look: given the predictor, the run's device and what to call after each step.
-    """
-    made: list[torch.Tensor] = []
-
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:
-        made.append(look(predictor, x.device, on_step))
-        return x
-
-    samples = model.model.process_latent_out(trajectory.states[0].float())
-    _, cost = run_procedure(
-        model, conditions, samples, trajectory.schedule, None, procedure, branches, columns
-    )
-    return made[0].cpu(), cost
 
 
 def _check_attention(model: ModelPatcher) -> None:
     network = model.get_model_object("diffusion_model")
-    if not has_attention(network):
+    if door_to(network) is None:
         raise InvalidInput.of(
             "model",
             "has no attention to words that can be looked at",

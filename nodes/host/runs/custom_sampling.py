@@ -15,6 +15,7 @@ from ..models.latent_masks import latent_mask
 from .custom_sampling_checks import check_free, check_pair, check_size, check_start, sigmas_of
 from .plan import SamplingPlan
 from .predictor import HostPredictor
+from .procedure import LibrarySampler
 
 
 class TrajectorySampler(comfy.samplers.Sampler):
@@ -74,7 +75,7 @@ class TrajectoryGuider(comfy.samplers.CFGGuider):
                 check_start(self.model_patcher, plan, noise, latent_image)
                 plan = _with_noise_mask(plan, denoise_mask)
                 denoise_mask, latent_image = plan.trajectory.noise_mask, plan.picture
-                sampler = _Walk(plan)
+                sampler = _walk(plan)
             else:
                 check_free(plan, sigmas, denoise_mask)
                 sampler = _HeldSampler(plan, sampler)
@@ -84,34 +85,17 @@ class TrajectoryGuider(comfy.samplers.CFGGuider):
             result = super().sample(
                 *started, sampler, sigmas, denoise_mask, callback, disable_pbar, seed
             )
-        return result[plan.branches.edits]
+        return result[plan.branches.target_rows]
 
 
-class _Walk(comfy.samplers.Sampler):
+def _walk(plan: SamplingPlan) -> LibrarySampler:
     """The library's loop along the trajectory."""
 
-    def __init__(self, plan: SamplingPlan) -> None:
-        self.plan = plan
+    def tell(event: StepEvent, callback: Callable[..., None]) -> None:
+        # The last one is the sampler node's denoised_output: the edits and nothing else.
+        callback(event.index, event.x0, event.x, event.total)
 
-    def sample(  # the host's own interface
-        self,
-        model_wrap: comfy.samplers.CFGGuider,
-        sigmas: torch.Tensor,
-        extra_args: dict[str, Any],
-        callback: Callable[..., None] | None,
-        noise: torch.Tensor,
-        latent_image: torch.Tensor,
-        denoise_mask: torch.Tensor | None = None,
-        disable_pbar: bool = False,
-    ) -> torch.Tensor:
-        predictor = _predictor(model_wrap, self.plan, extra_args)
-
-        def on_step(event: StepEvent) -> None:
-            if callback is not None:
-                # The last one is the sampler node's denoised_output: the edits and nothing else.
-                callback(event.index, event.x0, event.x, event.total)
-
-        return self.plan.run(predictor, latent_image, on_step)
+    return LibrarySampler(plan.job.procedure, plan.branches, plan.columns, tell)
 
 
 class _HeldSampler(comfy.samplers.Sampler):
@@ -140,7 +124,8 @@ class _HeldModel:
         self, guider: comfy.samplers.CFGGuider, plan: SamplingPlan, extra_args: dict[str, Any]
     ) -> None:
         self._guider = guider
-        self._predictor = _predictor(guider, plan, extra_args)
+        options, seed = extra_args["model_options"], extra_args.get("seed")
+        self._predictor = HostPredictor(guider, options, seed, plan.branches, plan.columns)
         self._held = HeldPrediction(
             plan.trajectory,
             self._predictor,
@@ -180,13 +165,6 @@ class _HeldModel:
             self._predictor.model_options = model_options
         state = k_to_state(x, step.level)
         return eps_to_x0(state, self._held(state, step), step.level)
-
-
-def _predictor(
-    guider: comfy.samplers.CFGGuider, plan: SamplingPlan, extra_args: dict[str, Any]
-) -> HostPredictor:
-    options, seed = extra_args["model_options"], extra_args.get("seed")
-    return HostPredictor(guider, options, seed, plan.branches, plan.columns)
 
 
 def _with_noise_mask(plan: SamplingPlan, mask: torch.Tensor | None) -> SamplingPlan:

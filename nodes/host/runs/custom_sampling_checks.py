@@ -4,7 +4,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import InvalidInput, Schedule, Trajectory, TrajectoryMismatch
-from ....nmg_sampler.loops import check_corrects_only
+from ....nmg_sampler.loops import check_moves_nothing
 from ..models.model import half_done, is_pure_noise
 from .plan import SamplingPlan
 
@@ -80,7 +80,7 @@ def check_start(
 
 def check_free(plan: SamplingPlan, sigmas: torch.Tensor, mask: torch.Tensor | None) -> None:
     """Raises InvalidInput if a run wants more of a sampler than steps along predicted noise."""
-    check_corrects_only(plan.guidance)
+    check_moves_nothing(plan.guidance)
     if plan.editor is not None:
         raise _wants_our_sampler("editor", "puts a source branch beside the edit", "an editor")
     if mask is not None or plan.trajectory.noise_mask is not None:

@@ -5,16 +5,15 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ....nmg_sampler import Prompt, Schedule, Trajectory
-from ....nmg_sampler.contract import STEP_NOISE
-from ....nmg_sampler.methods import invert_edit_friendly
+from ....nmg_sampler import Kind, Prompt, Schedule, Trajectory, invert_edit_friendly
+from ....nmg_sampler.contract import OnStep
+from ....nmg_sampler.methods import STEP_NOISE
 from ..models.latent_masks import latent_mask
 from ..models.model import check_channels, identify
 from ..network.conditions import Conditioning
-from .attention_maps import OnStep
 from .checks import check_conditioning
 from .predictor import HostPredictor
-from .procedure import run_procedure
+from .procedure import Done, Job, run_procedure
 
 
 def run_edit_friendly(
@@ -40,18 +39,18 @@ def run_edit_friendly(
     identity = identify(model)
     samples = latent["samples"]
     check_channels(model, samples)
-    mask = latent_mask(latent.get("noise_mask"), samples.shape)
-    made: list[Trajectory] = []
+    noise_mask = latent_mask(latent.get("noise_mask"), samples.shape)
 
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:
         states, noise = invert_edit_friendly(
             x, schedule, predictor, source_scale, generator, on_step
         )
         extras = {STEP_NOISE: noise}
-        made.append(Trajectory(states, schedule, identity, source, mask, extras))
-        return x
+        drawn = Trajectory(states, schedule, identity, source, noise_mask, extras, Kind.DRAWN)
+        return Done(x, drawn)
 
     # As NMG Sample has it where it reconstructs: the source prompt as the positive one.
     conditions = {Prompt.POSITIVE.value: source, Prompt.NEGATIVE.value: negative}
-    _, cost = run_procedure(model, conditions, samples, schedule, mask, procedure)
-    return made[0], cost
+    job = Job(conditions, samples, schedule, procedure, noise_mask)
+    _, trajectory, cost = run_procedure(model, job)
+    return trajectory, cost

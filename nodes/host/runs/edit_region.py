@@ -6,12 +6,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, Prompt, Trajectory
+from ....nmg_sampler.contract import OnStep
 from ....nmg_sampler.looks import edit_region, region_entries
-from ..models.model import check_channels, check_still, identify
+from ..models.model import check_still, check_trajectory
 from ..network.branches import count_targets, one_row_per_picture
 from ..network.conditions import Conditioning
-from .attention_maps import OnStep, look_at
 from .checks import check_conditioning
+from .looking import look_at
 from .predictor import HostPredictor
 
 
@@ -39,8 +40,7 @@ def run_edit_region(
     """
     check_conditioning(positive, "positive")
     check_conditioning(trajectory.source, "trajectory's source prompt")
-    trajectory.check_fits(identify(model))
-    check_channels(model, trajectory.states[0], "trajectory")
+    check_trajectory(model, trajectory)
     check_still(model, trajectory, "NMG Edit Region")
     pictures = trajectory.shape[0]
     branches = Branches(pictures, count_targets(positive, pictures))

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ....nmg_sampler import Branches, InvalidInput, Prompt, Trajectory
+from ....nmg_sampler import InvalidInput, Prompt, Trajectory
+from ....nmg_sampler.contract import OnStep
 from ....nmg_sampler.files import pack_source
 from ....nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
-from ..models.model import check_channels, identify
+from ..models.model import check_trajectory, picture_of
 from ..network.conditions import Conditioning
 from .checks import check_conditioning
 from .predictor import Cost, HostPredictor
-from .procedure import run_procedure
+from .procedure import Done, Job, run_procedure
 
 
 def run_null_text(
@@ -33,36 +34,27 @@ def run_null_text(
     """
     check_conditioning(negative, "negative")
     check_conditioning(trajectory.source, "trajectory's source prompt")
-    trajectory.check_fits(identify(model))
-    check_channels(model, trajectory.states[0], "trajectory")
+    check_trajectory(model, trajectory)
     known = _fingerprint(negative)
     name = None if known is None else settings.extra_name(known)
     if name in trajectory.extras:
         guidance = NullTextGuidance(trajectory.extras[name], settings.text_scale, trajectory)
         return guidance, trajectory, {**Cost().as_dict(), "seconds": 0.0}
-    found: list[torch.Tensor] = []
 
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:
         embeddings, latent = optimise_null_text(
             trajectory, predictor, settings, device=x.device, on_update=on_step
         )
-        found.append(embeddings)
-        return latent
+        return Done(latent, embeddings)
 
-    samples = model.model.process_latent_out(trajectory.states[0].float())
-    _, cost = run_procedure(
-        model,
-        # As NMG Sample has it where it reconstructs.
-        {Prompt.POSITIVE.value: trajectory.source, Prompt.NEGATIVE.value: negative},
-        samples,
-        trajectory.schedule,
-        trajectory.noise_mask,
-        procedure,
-        Branches(len(samples)),
-    )
+    # As NMG Sample has it where it reconstructs.
+    conditions = {Prompt.POSITIVE.value: trajectory.source, Prompt.NEGATIVE.value: negative}
+    picture = picture_of(model, trajectory)
+    job = Job(conditions, picture, trajectory.schedule, procedure, trajectory.noise_mask)
+    _, found, cost = run_procedure(model, job)
     if name is not None:
-        trajectory = replace(trajectory, extras={**trajectory.extras, name: found[0]})
-    return NullTextGuidance(found[0], settings.text_scale, trajectory), trajectory, cost
+        trajectory = replace(trajectory, extras={**trajectory.extras, name: found})
+    return NullTextGuidance(found, settings.text_scale, trajectory), trajectory, cost
 
 
 def _fingerprint(prompt: Conditioning) -> str | None:

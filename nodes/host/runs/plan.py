@@ -1,6 +1,5 @@
 """A run from a trajectory to edits, planned and checked before anything is loaded."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +11,18 @@ from ....nmg_sampler import (
     Guidance,
     Predictor,
     Prompt,
-    StepEvent,
     Trajectory,
     sample,
 )
+from ....nmg_sampler.contract import OnStep
+from ....nmg_sampler.loops import branches_of_run
 from ..models.latent_masks import check_mask_count, fit_mask
-from ..models.model import check_channels, identify
-from ..network.attention import check_editable
+from ..models.model import check_trajectory, picture_of
 from ..network.branches import columns_of, count_targets, one_row_per_picture
 from ..network.conditions import Conditioning
+from ..network.door import check_editable
 from .checks import check_conditioning
+from .procedure import Done, Job
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +48,20 @@ class SamplingPlan:
     branches: Branches
     columns: tuple[int, ...]
 
-    def run(
-        self, predictor: Predictor, x: torch.Tensor, on_step: Callable[[StepEvent], None]
-    ) -> torch.Tensor:
-        """The clean latents of all branches, the source first, on the device of `x`."""
+    @property
+    def job(self) -> Job:
+        """The run of `sample`: its latent is that of all branches, the source first."""
+        return Job(
+            self.conditions,
+            self.picture,
+            self.trajectory.schedule,
+            self._run,
+            self.trajectory.noise_mask,
+            self.branches,
+            self.columns,
+        )
+
+    def _run(self, predictor: Predictor, x: torch.Tensor, on_step: OnStep) -> Done:
         result = sample(
             self.trajectory,
             predictor,
@@ -62,7 +73,7 @@ class SamplingPlan:
             mask=self.mask,
             on_step=on_step,
         )
-        return result.edit if result.source is None else torch.cat([result.source, result.edit])
+        return Done(result.x)
 
 
 def plan_sampling(
@@ -83,20 +94,19 @@ def plan_sampling(
     """
     check_conditioning(positive, "positive")
     check_conditioning(negative, "negative")
-    trajectory.check_fits(identify(model))
-    check_channels(model, trajectory.states[0], "trajectory")
-    picture = model.model.process_latent_out(trajectory.states[0].float())
+    check_trajectory(model, trajectory)
+    picture = picture_of(model, trajectory)
     pictures = len(picture)
     check_mask_count(mask, pictures)
     fitted = fit_mask(mask, picture.shape)
-    branches = Branches(pictures, count_targets(positive, pictures), editor is not None)
+    branches = branches_of_run(pictures, count_targets(positive, pictures), guidance, editor)
     conditions = {
         Prompt.POSITIVE.value: one_row_per_picture(positive, branches),
         Prompt.NEGATIVE.value: negative,
     }
     columns: tuple[int, ...] = ()
     guidance.check(trajectory, branches)
-    if editor is not None or guidance.needs_source_prompt:
+    if branches.with_source or guidance.needs_source_prompt:
         check_conditioning(trajectory.source, "trajectory's source prompt")
         conditions[Prompt.SOURCE.value] = trajectory.source
     if editor is not None:

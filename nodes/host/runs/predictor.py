@@ -1,6 +1,8 @@
 """The library's predictor over the host's sampling path."""
 
+import logging
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -17,13 +19,17 @@ from ....nmg_sampler import (
     NoiseLevel,
     Prompt,
     PromptEmbedding,
+    Request,
     Rows,
 )
+from ....nmg_sampler.contract import AttentionLoss, joined, loss_gradient
+from ....nmg_sampler.editors import map_bytes
 from ....nmg_sampler.trajectory import eps_to_x0, state_to_k, x0_to_eps
 from ..gradient.passes import GradientPasses
-from ..network.attention import AttentionLayers, EditedAttention, attention_layers
 from ..network.branches import merge
 from ..network.compiled import uncompiled
+from ..network.conditions import Condition
+from ..network.door import Door, door_to
 from ..network.embedding import embedding_of, with_embedding
 
 _CALC = "sampler_calc_cond_batch_function"
@@ -72,14 +78,7 @@ class HostPredictor:
         self.branches = branches
         self.columns = columns
         self.cost = Cost()
-        # What the branches named by `rows` are guided to, by the host's name for it: positive.
-        self._texts = {Rows.TARGETS: guider.conds.get(Prompt.POSITIVE.value)}
-        self._texts[Rows.ALL] = self._texts[Rows.TARGETS]
-        if branches.with_source and branches.targets:
-            self._texts[Rows.SOURCE] = guider.conds[Prompt.SOURCE.value]
-            self._texts[Rows.ALL] = merge(
-                self._texts[Rows.SOURCE], self._texts[Rows.TARGETS], branches
-            )
+        self._told_of_maps = False
 
     def embedding(self, prompt: Prompt) -> PromptEmbedding:
         embedding = embedding_of(self.guider.conds[prompt.value], prompt)
@@ -116,65 +115,97 @@ class HostPredictor:
         conditions = self.guider.conds[prompt.value]
         return conditions if embedding is None else with_embedding(conditions, prompt, embedding)
 
-    def guided(
-        self,
-        x: torch.Tensor,
-        level: NoiseLevel,
-        text_scale: float,
-        negative: torch.Tensor | None = None,
-        rows: Rows = Rows.ALL,
-        attention: AttentionEdit | None = None,
-        embedding: PromptEmbedding | None = None,
-        needs_negative: bool = False,
-    ) -> Guided:
+    def guided(self, request: Request) -> Guided:
+        return joined([self._guided(part) for part in request.by_scale(self.branches)])
+
+    def _guided(self, request: Request) -> Guided:
+        """Text guidance of one scale."""
         comfy.model_management.throw_exception_if_processing_interrupted()
+        x, level, negative = request.x, request.level, request.negative
         seen: dict[str, torch.Tensor | None] = {}
 
         def look(args: dict[str, Any]) -> torch.Tensor:
             seen["negative"] = None if args["uncond"] is None else args["uncond_denoised"]
             return args["denoised"]
 
-        with self._edited(attention, rows) as edited:
+        with self._edited(request.attention, request.rows) as edited:
             options = {**edited, _POST: [look, *edited.get(_POST, [])]}
             known = negative is not None and _CALC not in options
             if known:
                 options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
-            elif needs_negative:
+            elif request.needs_negative:
                 options[_BOTH] = True
-            single = known or (math.isclose(text_scale, 1) and not options.get(_BOTH))
+            single = known or (math.isclose(request.text_scale, 1) and not options.get(_BOTH))
             self._count(len(x) * (1 if single else 2))
-            denoised = self._guide(x, level, text_scale, rows, embedding, options)
+            denoised = self._guide(request, options)
         eps = x0_to_eps(x, denoised, level)
         told = seen.get("negative")  # absent where a patch answers from a cache
         if negative is None and told is not None:
             negative = x0_to_eps(x, told, level)
         return Guided(eps, negative)
 
+    def loss_gradient(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        prompt: Prompt,
+        loss: Callable[[], AttentionLoss],
+        embedding: PromptEmbedding | None = None,
+    ) -> torch.Tensor:
+        self._tell_of_maps(x)
+        # The loss grows in the middle of the network's pass: where that does not fit into memory
+        # the whole of it is made again, by a smaller plan.
+        return self.gradients.memory.attempt(
+            lambda: loss_gradient(self, x, level, prompt, loss(), embedding)
+        )
+
+    def _tell_of_maps(self, x: torch.Tensor) -> None:
+        """Says once per run how much memory attention maps will take."""
+        if self._told_of_maps:
+            return
+        self._told_of_maps = True
+        layers = self._door.word_maps(x.shape[2:])
+        rows = self.branches.targets * self.branches.pictures
+        logging.info(
+            "NMG gradient pass: a step holds %.0f MB of attention maps, and the model's activations"
+            " for the backward pass.",
+            map_bytes(layers, max(self.columns), rows) / 1e6,
+        )
+
     def _count(self, rows: int) -> None:
         self.cost.forward_calls += 1
         self.cost.forward_rows += rows // self.branches.pictures
 
-    def _guide(
-        self,
-        x: torch.Tensor,
-        level: NoiseLevel,
-        text_scale: float,
-        rows: Rows,
-        embedding: PromptEmbedding | None,
-        options: dict[str, Any],
-    ) -> torch.Tensor:
+    def _guide(self, request: Request, options: dict[str, Any]) -> torch.Tensor:
         """The denoised latent by the guider, the branches' own text in the place of positive."""
+        x, level = request.x, request.level
         conditions = self.guider.conds
-        self.guider.set_cfg(text_scale)
+        self.guider.set_cfg(request.text_scale)
         self.guider.conds = {
             **conditions,
-            Prompt.POSITIVE.value: self._texts[rows],
-            Prompt.NEGATIVE.value: self._conditions(Prompt.NEGATIVE, embedding),
+            Prompt.POSITIVE.value: self._text(request.rows),
+            Prompt.NEGATIVE.value: self._conditions(Prompt.NEGATIVE, request.embedding),
         }
         try:
             return self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
         finally:
             self.guider.conds = conditions
+
+    def _text(self, rows: Rows) -> list[Condition] | None:
+        """What the branches named by `rows` are guided to, each to its own prompt."""
+        source_too = self.branches.with_source and self.branches.targets
+        if source_too and rows is Rows.SOURCE:
+            return self.guider.conds[Prompt.SOURCE.value]
+        if source_too and rows is Rows.ALL:
+            return self._merged
+        return self.guider.conds.get(Prompt.POSITIVE.value)
+
+    @cached_property
+    def _merged(self) -> list[Condition]:
+        """The prompts of all branches as one condition: one row for each picture of each."""
+        conditions = self.guider.conds
+        source, positive = (conditions[p.value] for p in (Prompt.SOURCE, Prompt.POSITIVE))
+        return merge(source, positive, self.branches)
 
     def _edited(
         self, attention: AttentionEdit | None, rows: Rows
@@ -186,13 +217,14 @@ class HostPredictor:
         columns = {Rows.ALL: self.columns, Rows.SOURCE: self.columns[:1]}.get(
             rows, self.columns[self.branches.with_source :]
         )
-        edited = EditedAttention(attention, branches, columns, self._attention_layers)
-        options = uncompiled(self.model_options)
-        return edited.inside(self.guider.inner_model.diffusion_model, options)
+        return self._door.inside(attention, branches, columns, uncompiled(self.model_options))
 
     @cached_property
-    def _attention_layers(self) -> AttentionLayers:
-        return attention_layers(self.guider.inner_model.diffusion_model)
+    def _door(self) -> Door:
+        door = door_to(self.guider.inner_model.diffusion_model)
+        if door is None:
+            raise TypeError("an attention edit was let through to a network without a door")
+        return door
 
     def _with_known_negative(self, denoised: torch.Tensor) -> Any:
         def calc(args: dict[str, Any]) -> list[torch.Tensor]:

@@ -1,7 +1,8 @@
-"""Inversion and sampling inside the host's sampling path: its loading, conditions and wrappers."""
+"""A loop of the library inside the host's sampling path: its loading, conditions and wrappers."""
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import comfy.samplers
@@ -9,84 +10,59 @@ import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ....nmg_sampler import (
-    Branches,
-    Editor,
-    Guidance,
-    Prompt,
-    Schedule,
-    StepEvent,
-    Trajectory,
-    invert,
-)
+from ....nmg_sampler import Branches, Schedule, StepEvent
+from ....nmg_sampler.contract import OnStep
 from ..api.preview import side_by_side
-from ..models.latent_masks import latent_mask
-from ..models.model import check_channels, half_done, identify
 from ..network.conditions import Conditioning
-from .checks import check_conditioning
-from .plan import SamplingPlan, plan_sampling
 from .predictor import Cost, HostPredictor
 
 
-def run_inversion(
-    model: ModelPatcher,
-    source: Conditioning,
-    latent: dict[str, Any],
-    schedule: Schedule,
-    regularize: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    refine_iterations: int = 0,
-) -> tuple[Trajectory, torch.Tensor, dict[str, Any]]:
-    """Inverts a LATENT under the source prompt; the last two arguments as `invert` takes them.
+class Done(NamedTuple):
+    """What a procedure comes to."""
 
-    Returns:
-        the trajectory; its noisiest state as a LATENT's samples (scaled as the host's samplers keep
-        half-done latents, see `half_done`); what the run cost.
+    latent: torch.Tensor  # (rows, C, ...) for the host, in the model's own latent space
+    result: Any = None  # what its caller wants of it
 
-    Raises:
-        InvalidInput: latent, conditioning or model cannot be used.
-        NotFinite: the model answered with NaN or infinity.
+
+# What happens in the middle of a run: given the network, the samples on the run's device and what
+# to call after each step.
+Procedure = Callable[[HostPredictor, torch.Tensor, OnStep], Done]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run, apart from the model that it is done with.
+
+    Attributes:
+        conditions: the prompts by the name of their `Prompt`.
+        samples: (pictures, C, ...) of a LATENT, one row per picture.
+        schedule: the levels of the run.
+        procedure: what it does.
+        noise_mask: where the host keeps the samples as they are; or None.
+        branches: what the rows of the run's states are; None is one row per picture.
+        columns: prompt length of each branch in embedding columns, where an editor wants to know.
     """
-    check_conditioning(source, "positive")
-    identity = identify(model)
-    samples = latent["samples"]
-    check_channels(model, samples)
-    mask = latent_mask(latent.get("noise_mask"), samples.shape)
-    made: list[Trajectory] = []
 
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: Any) -> torch.Tensor:
-        states = invert(x, schedule, predictor, on_step, regularize, refine_iterations)
-        made.append(Trajectory(states, schedule, identity, source, mask))
-        return half_done(model, states[-1], schedule.levels[-1])
+    conditions: dict[str, Conditioning]
+    samples: torch.Tensor
+    schedule: Schedule
+    procedure: Procedure
+    noise_mask: torch.Tensor | None = None
+    branches: Branches | None = None
+    columns: tuple[int, ...] = ()
 
-    noisiest, cost = run_procedure(
-        model, {Prompt.SOURCE.value: source}, samples, schedule, mask, procedure
-    )
-    return made[0], noisiest, cost
+    @property
+    def rows(self) -> Branches:
+        """What the rows of the run's states are."""
+        return self.branches or Branches(len(self.samples))
 
 
-def run_sampling(
-    model: ModelPatcher,
-    trajectory: Trajectory,
-    positive: Conditioning,
-    negative: Conditioning,
-    guidance: Guidance,
-    text_scale: float,
-    mask: torch.Tensor | None,
-    editor: Editor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Samples back along a trajectory under new prompts.
+class Outcome(NamedTuple):
+    """What a run came to."""
 
-    Returns:
-        the edits, target after target, and the source branch (without an editor the trajectory's
-        own clean latent), both as a LATENT's samples; the cost.
-
-    Raises:
-        InvalidInput: a prompt is empty, or a scale, the mask or the editor cannot be used.
-        TrajectoryMismatch: the trajectory was made with another model.
-        NotFinite: the model answered with NaN or infinity.
-    """
-    plan = plan_sampling(model, trajectory, positive, negative, guidance, text_scale, mask, editor)
-    return run_plan(model, plan)
+    samples: torch.Tensor  # (rows, C, ...) of a LATENT, on the CPU
+    result: Any  # of its procedure
+    cost: dict[str, Any]  # calls, rows, seconds
 
 
 class Turn(NamedTuple):
@@ -96,40 +72,56 @@ class Turn(NamedTuple):
     of: int
 
 
-_ALONE = Turn(0, 1)
+ALONE = Turn(0, 1)
 
 
-def run_plan(
-    model: ModelPatcher, plan: SamplingPlan, turn: Turn = _ALONE
-) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Does what was planned for this model; returns and raises as `run_sampling` does."""
-    samples, cost = run_procedure(
-        model,
-        plan.conditions,
-        plan.picture,
-        plan.trajectory.schedule,
-        plan.trajectory.noise_mask,
-        plan.run,
-        plan.branches,
-        plan.columns,
-        turn,
+def run_procedure(model: ModelPatcher, job: Job, turn: Turn = ALONE) -> Outcome:
+    """Does the job where the host runs its samplers."""
+    branches = job.rows
+    started = time.perf_counter()
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds(job.conditions)
+    sampler = LibrarySampler(job.procedure, branches, job.columns, _tell_of_branches(branches))
+    # The host plans its memory, and sizes conditions and masks, by what it is given here.
+    samples = branches.repeat(job.samples)
+    # What other packs read as the run's levels: noisiest first, as for any sampler.
+    sigmas = torch.tensor([level.k_sigma for level in reversed(job.schedule.levels)])
+    samples = guider.sample(
+        torch.zeros_like(samples),
+        samples,
+        sampler,
+        sigmas,
+        denoise_mask=job.noise_mask,
+        callback=_progress(model, len(sigmas) - 1, turn),
     )
-    source = plan.picture if plan.editor is None else samples[plan.branches.source]
-    return samples[plan.branches.edits], source, cost
+    seconds = round(time.perf_counter() - started, 3)
+    cost = {**sampler.cost.as_dict(), "seconds": seconds}
+    return Outcome(samples.cpu(), sampler.result, cost)
 
 
-class _Procedure(comfy.samplers.Sampler):
-    """A loop of the library where the host runs its samplers."""
+class LibrarySampler(comfy.samplers.Sampler):
+    """A procedure as the host's samplers are called; serves one run.
+
+    Args:
+        procedure: what the run does.
+        branches, columns: as `Job` has them.
+        tell: how a step is told to the host's callback, where there is one.
+
+    Attributes:
+        result: of the procedure, after the run.
+        cost: what the network was asked, whether or not the run came to its end.
+    """
 
     def __init__(
         self,
-        procedure: Callable[..., torch.Tensor],
+        procedure: Procedure,
         branches: Branches,
         columns: tuple[int, ...],
+        tell: Callable[[StepEvent, Callable[..., None]], None],
     ) -> None:
-        self.procedure = procedure
-        self.branches = branches
-        self.columns = columns
+        self.procedure, self.branches, self.columns = procedure, branches, columns
+        self.tell = tell
+        self.result: Any = None
         self.cost = Cost()
 
     def sample(  # the host's own interface
@@ -137,66 +129,38 @@ class _Procedure(comfy.samplers.Sampler):
         model_wrap: comfy.samplers.CFGGuider,
         sigmas: torch.Tensor,
         extra_args: dict[str, Any],
-        callback: Callable[..., None],
+        callback: Callable[..., None] | None,
         noise: torch.Tensor,
-        latent_image: torch.Tensor | None = None,
+        latent_image: torch.Tensor,
         denoise_mask: torch.Tensor | None = None,
         disable_pbar: bool = False,
     ) -> torch.Tensor:
-        predictor = HostPredictor(
-            model_wrap,
-            extra_args["model_options"],
-            extra_args.get("seed"),
-            self.branches,
-            self.columns,
-        )
+        options, seed = extra_args["model_options"], extra_args.get("seed")
+        predictor = HostPredictor(model_wrap, options, seed, self.branches, self.columns)
 
         def on_step(event: StepEvent) -> None:
-            shown = side_by_side(event, self.branches.pictures)
-            callback(event.index, shown, event.x, event.total)
+            if callback is not None:
+                self.tell(event, callback)
 
         try:
-            return self.procedure(predictor, latent_image, on_step)
+            done = self.procedure(predictor, latent_image, on_step)
         finally:
             self.cost = predictor.cost
-
-
-def run_procedure(
-    model: ModelPatcher,
-    conditions: dict[str, Conditioning],
-    samples: torch.Tensor,
-    schedule: Schedule,
-    noise_mask: torch.Tensor | None,
-    procedure: Callable[..., torch.Tensor],
-    branches: Branches | None = None,
-    columns: tuple[int, ...] = (),
-    turn: Turn = _ALONE,
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """The procedure's result as a LATENT's samples, and {calls, rows, seconds}."""
-    branches = branches or Branches(len(samples))
-    started = time.perf_counter()
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds(conditions)
-    sampler = _Procedure(procedure, branches, columns)
-    # The host plans its memory, and sizes conditions and masks, by what it is given here.
-    samples = branches.repeat(samples)
-    # What other packs read as the run's levels: noisiest first, as for any sampler.
-    sigmas = torch.tensor([level.k_sigma for level in reversed(schedule.levels)])
-    result = guider.sample(
-        torch.zeros_like(samples),
-        samples,
-        sampler,
-        sigmas,
-        denoise_mask=noise_mask,
-        callback=_progress(model, len(sigmas) - 1, turn),
-    )
-    seconds = round(time.perf_counter() - started, 3)
-    return result.cpu(), {**sampler.cost.as_dict(), "seconds": seconds}
+        self.result = done.result
+        return done.latent
 
 
 def total_cost(costs: list[dict[str, Any]]) -> dict[str, Any]:
     """What several runs cost together."""
     return {name: round(sum(cost[name] for cost in costs), 3) for name in costs[0]}
+
+
+def _tell_of_branches(branches: Branches) -> Callable[[StepEvent, Callable[..., None]], None]:
+    def tell(event: StepEvent, callback: Callable[..., None]) -> None:
+        shown = side_by_side(event, branches.pictures)
+        callback(event.index, shown, event.x, event.total)
+
+    return tell
 
 
 def _progress(model: ModelPatcher, steps: int, turn: Turn) -> Callable[..., None]:

@@ -6,14 +6,14 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import Branches, Guidance, PlainGuidance, Prompt, Trajectory
-from ....nmg_sampler.contract import STEP_NOISE, check_text_scale
+from ....nmg_sampler.contract import OnStep, check_text_scale
 from ....nmg_sampler.looks import follow
-from ..models.model import check_channels, identify
+from ....nmg_sampler.trajectory import Kind
+from ..models.model import check_trajectory, picture_of
 from ..network.conditions import Conditioning
-from .attention_maps import OnStep
 from .checks import check_conditioning
 from .predictor import HostPredictor
-from .procedure import Turn, run_procedure, total_cost
+from .procedure import Done, Job, Turn, run_procedure, total_cost
 
 Way = tuple[Guidance, float]  # a method and a text scale
 
@@ -30,7 +30,7 @@ def ways_back(trajectory: Trajectory, guidance: Guidance, text_scale: float) -> 
 
     States that were drawn one by one have one way alone.
     """
-    if STEP_NOISE in trajectory.extras:
+    if trajectory.kind is Kind.DRAWN:
         return [(guidance, text_scale)]
     ways = [(guidance, text_scale), (PlainGuidance(), text_scale), (PlainGuidance(), 1.0)]
     return [way for place, way in enumerate(ways) if way not in ways[:place]]
@@ -47,8 +47,7 @@ def check_reconstruction(
     """
     check_conditioning(negative, "negative")
     check_conditioning(trajectory.source, "trajectory's source prompt")
-    trajectory.check_fits(identify(model))
-    check_channels(model, trajectory.states[0], "trajectory")
+    check_trajectory(model, trajectory)
     for guidance, text_scale in ways:
         check_text_scale(text_scale)
         guidance.check(trajectory, Branches(trajectory.shape[0]))
@@ -82,24 +81,19 @@ def _run_way(
     model: ModelPatcher, trajectory: Trajectory, negative: Conditioning, way: Way, turn: Turn
 ) -> tuple[Reconstructed, dict[str, Any]]:
     """One way back, and its cost."""
-    source, followed = trajectory.source, []
 
-    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> torch.Tensor:
-        followed.append(follow(trajectory, predictor, *way, device=x.device, on_step=on_step))
-        return followed[0].latent
+    def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:
+        followed = follow(trajectory, predictor, *way, device=x.device, on_step=on_step)
+        return Done(followed.latent, followed.distances)
 
-    samples, cost = run_procedure(
-        model,
-        # A method may ask for the source prompt by that name; here it is the target as well.
-        {
-            Prompt.POSITIVE.value: source,
-            Prompt.SOURCE.value: source,
-            Prompt.NEGATIVE.value: negative,
-        },
-        model.model.process_latent_out(trajectory.states[0].float()),
-        trajectory.schedule,
-        trajectory.noise_mask,
-        procedure,
-        turn=turn,
-    )
-    return Reconstructed(samples, followed[0].distances), cost
+    source = trajectory.source
+    # A method may ask for the source prompt by that name; here it is the target as well.
+    conditions = {
+        Prompt.POSITIVE.value: source,
+        Prompt.SOURCE.value: source,
+        Prompt.NEGATIVE.value: negative,
+    }
+    picture = picture_of(model, trajectory)
+    job = Job(conditions, picture, trajectory.schedule, procedure, trajectory.noise_mask)
+    samples, distances, cost = run_procedure(model, job, turn)
+    return Reconstructed(samples, distances), cost

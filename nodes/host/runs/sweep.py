@@ -12,7 +12,8 @@ from ....nmg_sampler.methods import Setting
 from ..models.decoding import check_vae
 from ..network.conditions import Conditioning
 from .plan import plan_sampling
-from .procedure import Turn, run_plan, total_cost
+from .procedure import Turn, total_cost
+from .sampling import run_plan
 
 
 def run_sweep(

@@ -1,0 +1,244 @@
+"""The door to the attention of the host's UNet.
+
+It is `patches_replace`, put into the options of one prediction. A layer that another pack replaces
+as well keeps what that pack adds: the edit is its result plus what the edit changes.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import torch
+from comfy.ldm.modules.attention import (
+    BasicTransformerBlock,
+    SpatialTransformer,
+    optimized_attention,
+)
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, UNetModel, Upsample
+
+from ....nmg_sampler import (
+    Attends,
+    AttentionCall,
+    AttentionEdit,
+    AttentionLayer,
+    Branches,
+    Half,
+    InvalidInput,
+    UNetPlace,
+)
+from ....nmg_sampler.contract import merge_heads, split_heads
+
+Key = tuple[str, int, int]  # (stage, block, transformer block): how the host names a layer
+_KINDS = {Attends.SELF: "attn1", Attends.CROSS: "attn2"}
+# What the host calls the halves of guidance, by its `cond_or_uncond`.
+_HALVES = {0: Half.COND, 1: Half.UNCOND}
+
+
+class UNetDoor:
+    """To the attention of a UNet over one picture.
+
+    Args:
+        network: one that `leads_to` says yes to.
+    """
+
+    def __init__(self, network: UNetModel) -> None:
+        self.network = network
+
+    @staticmethod
+    def leads_to(network: torch.nn.Module) -> bool:
+        """Whether it is a UNet for still pictures whose attention can be reached."""
+        if not isinstance(network, UNetModel) or getattr(network, "num_frames", None):
+            return False
+        # Every transformer is the one for still pictures.
+        found = {type(m) for m in network.modules() if isinstance(m, SpatialTransformer)}
+        return found == {SpatialTransformer} and bool(_places(network))
+
+    @cached_property
+    def places(self) -> dict[Key, tuple[AttentionLayer, AttentionLayer]]:
+        """The (self-, cross-)attention layers by the host's names, as they are executed."""
+        factors = _places(self.network)
+        among = tuple(sorted(set(factors.values())))
+        return {
+            key: tuple(
+                AttentionLayer(index, len(factors), attends, factor, UNetPlace(key[0], among))
+                for attends in _KINDS
+            )
+            for index, (key, factor) in enumerate(factors.items())
+        }
+
+    @property
+    def layers(self) -> list[AttentionLayer]:
+        return [layer for pair in self.places.values() for layer in pair]
+
+    def word_maps(self, latent: Sequence[int]) -> list[tuple[int, int]]:
+        blocks = [m for m in self.network.modules() if isinstance(m, BasicTransformerBlock)]
+        return [
+            (prod(-(-side // cross.factor) for side in latent), block.attn2.heads)
+            for (_, cross), block in zip(self.places.values(), blocks, strict=True)
+        ]
+
+    @contextmanager
+    def inside(
+        self,
+        edit: AttentionEdit,
+        branches: Branches,
+        columns: tuple[int, ...],
+        options: dict[str, Any],
+    ) -> Iterator[dict[str, Any]]:
+        transformer = options.get("transformer_options", {})
+        replace = {k: dict(v) for k, v in transformer.get("patches_replace", {}).items()}
+        bound = _Bound(edit, branches, columns)
+        ran: list[bool] = []
+        missed: set[tuple[Key, Attends]] = set()
+        for key, pair in self.places.items():
+            for layer in filter(edit.wants, pair):
+                kind = replace.setdefault(_KINDS[layer.attends], {})
+                theirs = kind.get(key) or kind.get(key[:2])
+                place = key, layer.attends
+                missed.add(place)
+                kind[key] = bound.replacement(layer, theirs, lambda p=place: missed.discard(p))
+        watch = self.network.register_forward_pre_hook(lambda *_: ran.append(True))
+        try:
+            yield {
+                **options,
+                "transformer_options": {**transformer, "patches_replace": replace},
+            }
+        finally:
+            watch.remove()
+        if ran and missed:  # a cache may answer without running the network at all
+            raise InvalidInput.of(
+                "editor",
+                "was kept from the attention it edits",
+                f"{len(missed)} layers replaced by another pack",
+                "layers that come through the editor",
+                "Remove the other patch from the model, or disconnect the editor.",
+            )
+
+
+def _places(network: UNetModel) -> dict[Key, int]:
+    """The factor of every transformer block, in the order they are executed."""
+    stages = (
+        ("input", network.input_blocks),
+        ("middle", [network.middle_block]),
+        ("output", network.output_blocks),
+    )
+    places: dict[Key, int] = {}
+    factor = 1
+    for stage, blocks in stages:
+        for number, block in enumerate(blocks):
+            for module in block:
+                if isinstance(module, Downsample):
+                    factor *= 2
+                elif isinstance(module, Upsample):
+                    factor //= 2
+                elif isinstance(module, SpatialTransformer):
+                    for depth in range(len(module.transformer_blocks)):
+                        places[stage, number, depth] = factor
+    return places
+
+
+@dataclass(frozen=True, eq=False)
+class _Bound:
+    """One edit bound to the rows of one prediction.
+
+    Attributes:
+        edit: the library's change of attention.
+        branches: what the rows of one chunk (one entry of the host's `cond_or_uncond`) are.
+        columns: prompt length per branch, in embedding columns.
+    """
+
+    edit: AttentionEdit
+    branches: Branches
+    columns: tuple[int, ...]
+
+    def replacement(
+        self,
+        layer: AttentionLayer,
+        theirs: Callable[..., torch.Tensor] | None,
+        seen: Callable[[], None],
+    ) -> Callable[..., torch.Tensor]:
+        """What the host calls in the place of a layer's attention, on (rows, tokens, width)."""
+
+        def replaced(
+            q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: dict[str, Any]
+        ) -> torch.Tensor:
+            seen()
+
+            def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+                return optimized_attention(
+                    q,
+                    k,
+                    v,
+                    extra["n_heads"],
+                    attn_precision=extra.get("attn_precision"),
+                    transformer_options=extra,
+                )
+
+            edited = self._edited(layer, q, k, v, extra, attend)
+            if theirs is None:
+                return edited
+            # What the other pack adds to the attention stays; what it computes anew is edited.
+            return theirs(q, k, v, extra) + (edited - attend(q, k, v))
+
+        return replaced
+
+    def _edited(
+        self,
+        layer: AttentionLayer,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        extra: dict[str, Any],
+        attend: Callable[..., torch.Tensor],
+    ) -> torch.Tensor:
+        chunks, heads = extra["cond_or_uncond"], extra["n_heads"]
+        size = tuple(extra["activations_shape"][2:])
+        self._check(len(q), len(chunks), q.shape[1], size)
+        q, k, v = (split_heads(each, heads) for each in (q, k, v))
+
+        def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return split_heads(attend(*map(merge_heads, (q, k, v))), heads)
+
+        cells, keys = slice(0, q.shape[2]), slice(0, k.shape[2])
+        crosses = layer.attends is Attends.CROSS
+        results = []
+        for chunk, kind in enumerate(chunks):
+            rows = slice(chunk * self.branches.rows, (chunk + 1) * self.branches.rows)
+            half = _HALVES[kind]
+            call = AttentionCall(
+                layer,
+                half,
+                self.branches,
+                size,
+                q[rows],
+                k[rows],
+                v[rows],
+                picture=cells,
+                prompt=keys if crosses else slice(0, 0),
+                columns=self.columns if crosses and half is Half.COND else (),
+                attend=kernel,
+            )
+            results.append(merge_heads(self.edit(call)))
+        return results[0] if len(results) == 1 else torch.cat(results)
+
+    def _check(self, rows: int, chunks: int, tokens: int, size: tuple[int, ...]) -> None:
+        """Raises InvalidInput if another pack has changed what the rows or the tokens are."""
+        if rows != chunks * self.branches.rows:
+            raise InvalidInput.of(
+                "editor",
+                "got other rows than its branches",
+                f"{rows} rows in {chunks} parts",
+                f"{self.branches.rows} rows in each part",
+                "Remove the patch that splits the batch.",
+            )
+        if tokens != prod(size):
+            raise InvalidInput.of(
+                "editor",
+                "got tokens that are no picture",
+                f"{tokens} of {size[0]} x {size[1]} cells",
+                "one token per cell",
+                "Remove the patch that merges tokens.",
+            )
