@@ -1,12 +1,11 @@
 """The plug: how a method keeps a sampling step faithful to a trajectory."""
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
-from ..errors import InvalidInput
+from .. import checks
 from ..trajectory.recorded import RecordedStates
 from ..trajectory.schedule import Step
 from ..trajectory.trajectory import Trajectory
@@ -121,11 +120,4 @@ class PlainGuidance(Guidance):
 
 def check_text_scale(text_scale: float, name: str = "text_scale") -> None:
     """Raises InvalidInput unless it is a scale of classifier-free guidance."""
-    if not 0 <= text_scale < math.inf:
-        raise InvalidInput.of(
-            name,
-            "is no scale",
-            text_scale,
-            "a finite number, 0 or more",
-            "1 is no guidance.",
-        )
+    checks.strength(name, text_scale, "1 is no guidance.")

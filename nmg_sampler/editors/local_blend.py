@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import interpolate, max_pool2d
 
+from .. import checks
 from ..contract.attention import AttentionLayer, shows_words
 from ..contract.branches import Branches
 from ..errors import InvalidInput
@@ -45,11 +46,8 @@ class LocalBlend:
                     "a word of the source and a word of the target prompt",
                     "Name them as in 'cat, tiger'.",
                 )
-        for name in ("threshold", "start"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidInput.of(
-                    name, "leaves its range", getattr(self, name), "0 to 1", "0.3 is usual."
-                )
+        checks.share("threshold", self.threshold, "0.3 is usual.")
+        checks.share("start", self.start, "0.2 is usual.")
 
 
 class BlendRun:

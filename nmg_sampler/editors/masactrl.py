@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import checks
 from ..contract.attention import Attends, AttentionCall, AttentionLayer, Half
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
@@ -60,16 +61,8 @@ class MasaCtrl(Editor):
 
     def __post_init__(self) -> None:
         for name in ("start_step", "start_layer"):
-            value = getattr(self, name)
-            if value < 0:
-                raise InvalidInput.of(name, "is no place", value, "0 or more", "0 is the first.")
-        try:
-            object.__setattr__(self, "counting", Counting(self.counting))
-        except ValueError:
-            names = " or ".join(repr(choice.value) for choice in Counting)
-            raise InvalidInput.of(
-                "counting", "is unknown", repr(self.counting), names, "Spell it like that."
-            ) from None
+            checks.count(name, getattr(self, name), 0, "0 is the first.")
+        object.__setattr__(self, "counting", checks.choice("counting", self.counting, Counting))
         for name in ("source_mask", "target_mask"):
             if getattr(self, name) is not None:
                 check_region(name, getattr(self, name))
@@ -81,14 +74,7 @@ class MasaCtrl(Editor):
                 "a word of the source and a word of the target prompt",
                 "Name them as in 'cat, tiger'.",
             )
-        if not 0 <= self.mask_threshold <= 1:
-            raise InvalidInput.of(
-                "mask_threshold",
-                "leaves its range",
-                self.mask_threshold,
-                "0 to 1",
-                "0.1 is usual.",
-            )
+        checks.share("mask_threshold", self.mask_threshold, "0.1 is usual.")
 
     def check(self, columns: Sequence[int]) -> None:
         """Raises InvalidInput if its words cannot be in prompts of these lengths."""

@@ -4,7 +4,6 @@ Before a step predicts a target, the target's state goes down the gradient of th
 its cross-attention maps and those of the source at the same level (`attention_distance`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +11,7 @@ from functools import partial
 
 import torch
 
+from .. import checks
 from ..contract.attention import Half
 from ..contract.branches import Rows
 from ..contract.editor import Editor, EditorRun
@@ -57,21 +57,8 @@ class Pix2PixZero(Editor):
     end: float = 1.0
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "halves", Halves(self.halves))
-        except ValueError:
-            names = " or ".join(repr(choice.value) for choice in Halves)
-            raise InvalidInput.of(
-                "halves", "is unknown", repr(self.halves), names, "Names are lower case."
-            ) from None
-        if not 0 <= self.attention_scale < math.inf:
-            raise InvalidInput.of(
-                "attention_scale",
-                "is no strength",
-                self.attention_scale,
-                "a finite number, 0 or more",
-                "0 switches it off.",
-            )
+        object.__setattr__(self, "halves", checks.choice("halves", self.halves, Halves))
+        checks.strength("attention_scale", self.attention_scale)
         check_part(self.start, self.end)
 
     def check(self, columns: Sequence[int]) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import interpolate
 
+from .. import checks
 from ..contract.attention import AttentionCall, AttentionLayer, probabilities, shows_words
 from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.predictor import Predictor, Prompt
-from ..errors import InvalidInput
 from ..trajectory.levels import eps_to_x0
 from ..trajectory.schedule import Schedule
 from ..trajectory.trajectory import Trajectory
@@ -144,10 +144,7 @@ def masks_of(maps: torch.Tensor, size: tuple[int, int], threshold: float = 0.0) 
     Raises:
         InvalidInput: the threshold leaves its range.
     """
-    if not 0 <= threshold <= 1:
-        raise InvalidInput.of(
-            "threshold", "leaves its range", threshold, "0 to 1", "0 keeps the maps soft."
-        )
+    checks.share("threshold", threshold, "0 keeps the maps soft.")
     # Between cells cubic interpolation swings below 0 and above the largest cell.
     smooth = interpolate(maps, size, mode="bicubic", align_corners=False).clamp_min(0)
     peak = smooth.amax((2, 3), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)

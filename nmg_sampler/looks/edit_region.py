@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch.nn.functional import max_pool2d
 
+from .. import checks
 from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.predictor import Predictor, Prompt
-from ..errors import InvalidInput
 from ..trajectory.levels import eps_to_x0
 from ..trajectory.schedule import Schedule
 from ..trajectory.trajectory import Trajectory
@@ -73,12 +73,8 @@ def edit_region(
         InvalidInput: threshold or grow leaves its range.
         NotFinite: the model answered with NaN or infinity.
     """
-    if not 0 <= threshold <= 1:
-        raise InvalidInput.of(
-            "threshold", "leaves its range", threshold, "0 to 1", "0 keeps the mask soft."
-        )
-    if grow < 0:
-        raise InvalidInput.of("grow", "is no size", grow, "0 or more cells", "0 is as found.")
+    checks.share("threshold", threshold, "0 keeps the mask soft.")
+    checks.count("grow", grow, 0, "It counts latent cells; 0 is as found.")
     batch, _, *size = trajectory.shape
     total = torch.zeros(targets, batch, 1, *size, dtype=trajectory.states.dtype, device=device)
     for index, entry in enumerate(entries):

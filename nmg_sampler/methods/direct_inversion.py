@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import checks
 from ..contract.branches import Branches
 from ..contract.guidance import Guidance, GuidedRun, Run
 from ..errors import InvalidInput
@@ -34,14 +35,8 @@ class DirectInversion(Guidance):
     every: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 1:
-            raise InvalidInput.of(
-                "strength", "is no share", self.strength, "0 to 1", "1 is the paper's."
-            )
-        if self.every < 1:
-            raise InvalidInput.of(
-                "every", "is no step count", self.every, "1 or more", "1 is every step."
-            )
+        checks.share("strength", self.strength, "1 is the paper's.")
+        checks.count("every", self.every, 1, "1 is every step.")
 
     def check(self, trajectory: Trajectory, branches: Branches) -> None:
         """Raises InvalidInput without a source branch, or for states that are no path."""

@@ -24,9 +24,10 @@ from typing import NamedTuple
 
 import torch
 
+from .. import checks
 from ..contract.branches import Branches
 from ..contract.events import OnStep, StepEvent, check_finite
-from ..contract.guidance import Guidance, GuidedRun, Run, check_text_scale
+from ..contract.guidance import Guidance, GuidedRun, Run
 from ..contract.predictor import Predictor, Request
 from ..errors import InvalidInput
 from ..trajectory.drawing import draw_states
@@ -109,7 +110,7 @@ def invert_edit_friendly(
         InvalidInput: the scale is negative or not finite.
         NotFinite: the model answered with NaN or infinity.
     """
-    check_text_scale(text_scale, "source_scale")
+    checks.strength("source_scale", text_scale, "1 is no guidance.")
     steps = schedule.descent()
     total = len(steps)
     drawn = RecordedStates(draw_states(x0, schedule, generator))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import checks
 from ..contract.branches import Branches
 from ..contract.guidance import Guidance, GuidedRun, Run, check_text_scale
 from ..contract.predictor import Request
@@ -45,10 +46,7 @@ class FlowEdit(Guidance):
 
     def __post_init__(self) -> None:
         check_text_scale(self.source_scale, "source_scale")
-        if self.free_steps < 0:
-            raise InvalidInput.of(
-                "free_steps", "is no step count", self.free_steps, "0 or more", "0 is the paper's."
-            )
+        checks.count("free_steps", self.free_steps, 0, "0 is the paper's.")
 
     def check(self, trajectory: Trajectory, branches: Branches) -> None:
         """Raises InvalidInput unless the states are drawn one by one."""

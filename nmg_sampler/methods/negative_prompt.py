@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import checks
 from ..contract.guidance import Guidance, GuidedRun, Run
 from ..contract.predictor import Prompt, PromptEmbedding, Request
-from ..errors import InvalidInput
 from ..trajectory.schedule import Step
 
 # Below this sine two embeddings are parallel: their great circle is undefined, or all rounding.
@@ -37,14 +37,8 @@ class NegativePromptGuidance(Guidance):
     moves_states = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.interpolation <= 1:
-            raise InvalidInput.of(
-                "interpolation",
-                "leaves its range",
-                self.interpolation,
-                "0 to 1",
-                "0 is the source prompt, 1 the negative prompt.",
-            )
+        meaning = "0 is the source prompt, 1 the negative prompt."
+        checks.share("interpolation", self.interpolation, meaning)
 
     def begin(self, run: Run) -> GuidedRun:
         return _NegativePromptRun(self.interpolation, run)

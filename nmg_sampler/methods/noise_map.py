@@ -9,16 +9,15 @@ s_N the noise map scale, s_T the text scale:
 Only the product s_N * s_g matters, since the second line is linear in both.
 """
 
-import math
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
 
+from .. import checks
 from ..contract.differentiation import differentiable_eps
 from ..contract.guidance import Guidance, GuidedRun, Run
 from ..contract.predictor import Guided, Prompt, Request
-from ..errors import InvalidInput
 from ..trajectory.levels import ddim_step, step_factors
 from ..trajectory.schedule import Step, check_part, is_in_part
 from .energy import REFERENCE_ELEMENTS, Loss, energy_slope
@@ -86,37 +85,13 @@ class NoiseMapGuidance(Guidance):
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, choices(value))
-            except ValueError:
-                names = " or ".join(repr(choice.value) for choice in choices)
-                raise InvalidInput.of(
-                    name, "is unknown", repr(value), names, "Names are lower case."
-                ) from None
+            object.__setattr__(self, name, checks.choice(name, getattr(self, name), choices))
         for name in ("noise_map_scale", "gradient_scale", "inside", "outside"):
-            value = getattr(self, name)
-            if not math.isfinite(value) or value < 0:
-                raise InvalidInput.of(
-                    name,
-                    "is no strength",
-                    value,
-                    "a finite number, 0 or more",
-                    "0 switches it off.",
-                )
+            checks.strength(name, getattr(self, name))
         check_part(self.start, self.end)
-        if self.every < 1:
-            raise InvalidInput.of(
-                "every", "is no step count", self.every, "1 or more", "1 is every step."
-            )
-        if not 0 <= self.falloff <= 1:
-            raise InvalidInput.of(
-                "falloff", "is no share", self.falloff, "0 to 1", "0 keeps the scale constant."
-            )
-        if not 0 <= self.blend <= 1:
-            raise InvalidInput.of(
-                "blend", "is no share", self.blend, "0 to 1", "0 leaves the states as they are."
-            )
+        checks.count("every", self.every, 1, "1 is every step.")
+        checks.share("falloff", self.falloff, "0 keeps the scale constant.")
+        checks.share("blend", self.blend, "0 leaves the states as they are.")
 
     masks_in_prediction = True
 

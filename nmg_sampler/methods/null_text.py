@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .. import checks
 from ..contract.branches import Branches
 from ..contract.guidance import Guidance, GuidedRun, Run
 from ..contract.predictor import PromptEmbedding, Request
@@ -49,15 +50,8 @@ class NullTextSettings:
 
     def __post_init__(self) -> None:
         for name in ("text_scale", "inner_steps", "learning_rate", "early_stop"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InvalidInput.of(
-                    name,
-                    "is out of range",
-                    value,
-                    "a finite number, 0 or more",
-                    f"The paper takes {getattr(NullTextSettings, name)}.",
-                )
+            published = getattr(NullTextSettings, name)
+            checks.strength(name, getattr(self, name), f"The paper takes {published}.")
         if math.isclose(self.text_scale, 1):
             raise InvalidInput.of(
                 "text_scale",

@@ -22,9 +22,9 @@ from enum import Enum
 import torch
 from torch.nn.functional import max_pool2d
 
+from .. import checks
 from ..contract.guidance import Guidance, GuidedRun, Run
 from ..contract.predictor import Guided, Prompt, Request
-from ..errors import InvalidInput
 from ..trajectory.schedule import Step
 from .negative_prompt import NegativePromptGuidance
 
@@ -74,23 +74,12 @@ class ProximalGuidance(Guidance):
     masks_in_prediction = True
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "threshold", Threshold(self.threshold))
-        except ValueError:
-            names = " or ".join(repr(choice.value) for choice in Threshold)
-            raise InvalidInput.of(
-                "threshold", "is unknown", repr(self.threshold), names, "Names are lower case."
-            ) from None
+        threshold = checks.choice("threshold", self.threshold, Threshold)
+        object.__setattr__(self, "threshold", threshold)
         for name in ("quantile", "recon_strength", "recon_start"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise InvalidInput.of(name, "is no share", value, "0 to 1", "0 is none.")
-        for name in ("value", "dilate"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InvalidInput.of(
-                    name, "is no size", value, "a finite number, 0 or more", "0 is none."
-                )
+            checks.share(name, getattr(self, name), "0 is none.")
+        checks.strength("value", self.value, "0 is none.")
+        checks.count("dilate", self.dilate, 0, "0 is none.")
         NegativePromptGuidance(self.interpolation)  # refuses what is none
 
     @property

@@ -5,13 +5,13 @@ variance are off. Between prediction and step it goes down the gradient of two l
 white noise. Both are per sample, both gradients are in closed form.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import avg_pool2d, interpolate
 
+from .. import checks
 from ..errors import InvalidInput
 
 Shifts = Sequence[tuple[int, int]]  # (down, across) in cells, per level of the pyramid
@@ -49,21 +49,9 @@ class NoiseRegularization:
 
     def __post_init__(self) -> None:
         for name, least in (("iterations", 0), ("rolls", 1)):
-            value = getattr(self, name)
-            if value < least:
-                raise InvalidInput.of(
-                    name, "are too few", value, f"{least} or more", "pix2pix-zero takes 5."
-                )
+            checks.count(name, getattr(self, name), least, "pix2pix-zero takes 5.")
         for name in ("auto_correlation", "kl"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise InvalidInput.of(
-                    name,
-                    "is no strength",
-                    value,
-                    "a finite number, 0 or more",
-                    "pix2pix-zero takes 20.",
-                )
+            checks.strength(name, getattr(self, name), "pix2pix-zero takes 20.")
 
     def __call__(self, eps: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """The whiter noise.

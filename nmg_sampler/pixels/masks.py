@@ -9,6 +9,7 @@ import math
 import torch
 from torch.nn.functional import interpolate
 
+from .. import checks
 from ..errors import InvalidInput
 
 # Weights of resizing add up to 1 within rounding. What is white in each of them is to stay white.
@@ -64,8 +65,7 @@ def feather_mask(mask: torch.Tensor, pixels: int) -> torch.Tensor:
     Raises:
         InvalidInput: pixels is negative.
     """
-    if pixels < 0:
-        raise InvalidInput.of("feather", "is no width", pixels, "0 or more", "0 is a hard edge.")
+    checks.count("feather", pixels, 0, "It counts pixels; 0 is a hard edge.")
     if pixels == 0:
         return mask
     # Squared distances, separable in their axes: first along one of them, then along the other.

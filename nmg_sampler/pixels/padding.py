@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .. import checks
 from ..errors import InvalidInput
 
 # By their names in numpy.pad: the picture mirrored at its border, or its last pixel repeated.
@@ -83,10 +84,7 @@ def padding_to_grid(height: int, width: int, multiple: int, centred: bool = Fals
     Raises:
         InvalidInput: multiple is no size.
     """
-    if multiple < 1:
-        raise InvalidInput.of(
-            "multiple", "is no size", multiple, "1 or more pixels", "8 fits every VAE of SD."
-        )
+    checks.count("multiple", multiple, 1, "It counts pixels; 8 fits every VAE of SD.")
     added = -height % multiple, -width % multiple
     top, left = (each // 2 if centred else 0 for each in added)
     return Padding(height, width, top, left, added[0] - top, added[1] - left)

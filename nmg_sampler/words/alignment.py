@@ -15,6 +15,7 @@ from enum import Enum
 
 import torch
 
+from .. import checks
 from ..errors import InvalidInput
 from .alignment_summary import summarise
 from .prompt import TokenizedPrompt
@@ -59,13 +60,7 @@ def align(source: TokenizedPrompt, target: TokenizedPrompt, mode: AlignmentMode 
     Raises:
         InvalidInput: the mode is unknown, or "replace" is asked for with unequal numbers of words.
     """
-    try:
-        mode = AlignmentMode(mode)
-    except ValueError:
-        names = " or ".join(repr(choice.value) for choice in AlignmentMode)
-        raise InvalidInput.of(
-            "mode", "is unknown", repr(mode), names, "Names are lower case."
-        ) from None
+    mode = checks.choice("mode", mode, AlignmentMode)
     draft = TokenMapping(source, target)
     draft.frame()
     if mode is AlignmentMode.REPLACE:

@@ -247,7 +247,7 @@ def test_bad_inputs_are_refused_with_what_to_do(invert, library):
 
     refused("skip leaves no step. Got 6 of 6 steps", skip=6)
     refused("steps are too few", steps=0)
-    refused("source_scale is no scale", source_scale=float("nan"))
+    refused("source_scale leaves its range", source_scale=float("nan"))
     refused("positive is empty", positive=[])
     refused("negative is empty", negative=[])
     refused("latent_image has 16 channels", latent_image=random_latent((1, 16, 8, 8)))

@@ -228,7 +228,7 @@ def test_another_model_prompt_or_setting_is_refused_with_what_to_do(node, model,
 
     refused("positive is empty", positive=[])
     refused("threshold leaves its range. Got 1.5", threshold=1.5)
-    refused("grow is no size. Got -1", grow=-1)
+    refused("grow leaves its range. Got -1", grow=-1)
     other = parity_network("two", prediction="V_PREDICTION")
     refused("trajectory was made with another model", model=other)
     without = type(trajectory)(**{**vars(trajectory), "source": None})

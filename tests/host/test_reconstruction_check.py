@@ -240,7 +240,7 @@ def test_what_cannot_be_checked_is_refused_before_anything_runs(
         "Connect the trajectory of Edit-Friendly Inversion": {"guidance": drawn[0]},
         "guidance needs an editor": {"guidance": pinned},
         "negative is empty": {"negative": []},
-        "text_scale is no scale": {"text_scale": float("nan")},
+        "text_scale leaves its range": {"text_scale": float("nan")},
         "expected one of 4 channels": {"vae": wrong},
         "Got nothing": {"vae": None},
         "image does not fit the other picture": {"image": torch.zeros(1, 64, 64, 3)},

@@ -231,7 +231,7 @@ def test_a_skip_that_leaves_nothing_is_refused(skip, pattern):
 @pytest.mark.parametrize("scale", [-1.0, math.inf, math.nan])
 def test_a_scale_that_is_none_is_refused_before_the_first_call(scale):
     predictor = SmoothNoise()
-    with pytest.raises(InvalidInput, match="^source_scale is no scale"):
+    with pytest.raises(InvalidInput, match="^source_scale leaves its range"):
         make(scale=scale, predictor=predictor)
     assert not predictor.calls
 

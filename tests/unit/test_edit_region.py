@@ -188,7 +188,7 @@ def test_each_state_is_reported_and_none_is_written_to():
     [
         ({"threshold": 1.5}, "^threshold leaves its range. Got 1.5"),
         ({"threshold": -0.1}, "^threshold leaves its range"),
-        ({"grow": -1}, "^grow is no size. Got -1"),
+        ({"grow": -1}, "^grow leaves its range. Got -1"),
     ],
 )
 def test_settings_out_of_range_are_refused_before_the_first_call(options, pattern):

@@ -130,7 +130,7 @@ def test_a_bad_number_is_told_with_its_step():
 
 
 def test_a_mask_or_a_scale_that_does_not_fit_is_refused():
-    with pytest.raises(InvalidInput, match="text_scale is no scale"):
+    with pytest.raises(InvalidInput, match="text_scale leaves its range"):
         HeldPrediction(make(), SmoothNoise(), PlainGuidance(), math.nan)
     with pytest.raises(InvalidInput, match="mask does not fit"):
         HeldPrediction(make(), SmoothNoise(), PlainGuidance(), 1.0, mask=torch.ones(1, 1, 2, 2))

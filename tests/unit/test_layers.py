@@ -13,8 +13,9 @@ import nmg_sampler
 ROOT = Path(__file__).parents[2]
 LIBRARY = sorted((ROOT / "nmg_sampler").rglob("*.py"))
 NODES = sorted(path for path in (ROOT / "nodes").rglob("*.py") if "host" not in path.parts)
-# Who may import whom: a room, and the rooms beside it that its files may import from. Everybody may
-# import nmg_sampler/errors.py, and the nodes and their host part all that the library has public.
+# Who may import whom: a room, and the rooms beside it that its files may import from. Everybody in
+# the library may import its errors and checks, and the nodes and their host part all that it has
+# public.
 ARROWS = {
     "nmg_sampler/trajectory": set(),
     "nmg_sampler/words": set(),
@@ -37,6 +38,7 @@ ARROWS = {
     "nodes/editors": {"host"},
     "nodes/looks": {"drawing", "host", "path"},
 }
+SHARED = {"nmg_sampler/errors.py", "nmg_sampler/checks.py"}
 HOST = {
     "comfy", "comfy_api", "comfy_execution", "comfy_extras", "folder_paths", "latent_preview",
     "node_helpers", "nodes", "server", "execution",
@@ -114,7 +116,7 @@ def house(name):
 
 @pytest.mark.parametrize("name", ARROWS)
 def test_a_room_imports_only_from_the_rooms_that_it_may(name):
-    may = {f"{house(name)}/{each}" for each in ARROWS[name]} | {name, "nmg_sampler/errors.py"}
+    may = {f"{house(name)}/{each}" for each in ARROWS[name]} | {name, *SHARED}
     if not name.startswith("nmg_sampler"):
         may |= {
             "nmg_sampler/__init__.py",

@@ -54,5 +54,5 @@ def test_another_size_or_multiple_is_refused_with_what_to_do():
     wrong = r"^image does not have the size that Pad To Grid made. Got 16x16; expected 16x8. Crop"
     with pytest.raises(InvalidInput, match=wrong):
         padding.crop("image", picture(16, 16))
-    with pytest.raises(InvalidInput, match=r"^multiple is no size. Got 0"):
+    with pytest.raises(InvalidInput, match=r"^multiple leaves its range. Got 0"):
         padding_to_grid(5, 11, 0)

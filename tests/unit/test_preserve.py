@@ -167,7 +167,7 @@ def test_a_batch_of_masks_is_each_alone_and_nothing_given_is_written_to():
 
 
 def test_a_negative_feather_is_refused():
-    with pytest.raises(InvalidInput, match=r"^feather is no width. Got -1"):
+    with pytest.raises(InvalidInput, match=r"^feather leaves its range. Got -1"):
         feather_mask(SCATTERED, -1)
 
 

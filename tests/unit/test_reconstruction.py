@@ -72,5 +72,5 @@ def test_each_sample_has_a_distance_of_its_own():
 
 
 def test_a_scale_that_is_none_is_refused_as_by_sampling():
-    with pytest.raises(InvalidInput, match="text_scale is no scale"):
+    with pytest.raises(InvalidInput, match="text_scale leaves its range"):
         follow(make(), SmoothNoise(), PlainGuidance(), -1.0)
