@@ -22,7 +22,7 @@ sys.path.insert(0, str(root))
 
 from demo import scenes  # noqa: E402
 from demo.training import checkers  # noqa: E402
-from tools.host_process import boot  # noqa: E402
+from tools.host_process import boot, node_classes  # noqa: E402
 
 # The object's colour is read away from its soft edge.
 _CORE_COVERAGE = 0.999
@@ -103,7 +103,7 @@ class Sampled(NamedTuple):
 def demo_model() -> tuple[Any, Any, Any]:
     """Model, CLIP and VAE; after `boot()`."""
     with torch.inference_mode():
-        return importlib.import_module("nmg_pack.nodes").NMGDemoModel.execute().args
+        return importlib.import_module("nmg_pack.nodes.demo").NMGDemoModel.execute().args
 
 
 class Bench:
@@ -111,7 +111,7 @@ class Bench:
 
     def __init__(self, edits: list[Edit]) -> None:
         boot()
-        self.nodes = importlib.import_module("nmg_pack.nodes")
+        self.nodes = node_classes()
         self.host_nodes = importlib.import_module("nodes")
         self.edits = edits
         self.made: dict[Any, Any] = {}  # what was made for these edits and can serve again

@@ -12,7 +12,6 @@ Writes a table to standard output.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +31,7 @@ from host_models import (  # noqa: E402
 )
 from memory import peak_bytes  # noqa: E402
 
-from tools.host_process import boot  # noqa: E402
+from tools.host_process import boot, node_classes  # noqa: E402
 
 SD15 = {
     "image_size": 32,
@@ -63,7 +62,7 @@ class Scene:
 
     def __init__(self, size: int, steps: int) -> None:
         boot()
-        self.nodes = importlib.import_module("nmg_pack.nodes")
+        self.nodes = node_classes()
         with torch.inference_mode():
             self.model = make_patcher(SD15)
             self.prompts = [conditioning(random_tensor((1, 77, 768), seed)) for seed in range(3)]

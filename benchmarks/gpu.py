@@ -18,7 +18,6 @@ minutes no further way is begun. Writes gpu.json and gpu.md into the folder give
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import time
@@ -37,7 +36,7 @@ from full_size import SD_15, SD_XL, Kind  # noqa: E402
 from host_models import random_latent  # noqa: E402
 from memory import peak_bytes  # noqa: E402
 
-from tools.host_process import boot  # noqa: E402
+from tools.host_process import boot, node_classes  # noqa: E402
 
 PLANS = ("keep", "blocks")
 
@@ -85,7 +84,7 @@ class Ways:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.nodes = importlib.import_module("nmg_pack.nodes")
+        self.nodes = node_classes()
         self.model = scene.kind.load(scene.dtype, scene.compute)
         self.source, self.target, self.negative = map(scene.kind.prompt, range(3))
         cells = scene.size // 8

@@ -24,7 +24,7 @@ import torch
 from demo_edits import Bench, draw_edits, root, scenes
 from editor_memory import SD15
 
-from tools.host_process import boot
+from tools.host_process import boot, node_classes
 
 sys.path.insert(0, str(root / "tests"))
 
@@ -62,7 +62,7 @@ class Quarter:
 
     def __init__(self, pictures: int) -> None:
         boot()
-        self.nodes = importlib.import_module("nmg_pack.nodes")
+        self.nodes = node_classes()
         with torch.inference_mode():
             self.model = self.load()
         self.latent = random_latent((pictures, 4, 32, 32))

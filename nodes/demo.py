@@ -81,3 +81,6 @@ class NMGDemoPicture(io.ComfyNode):
         scene = scenes.random_scene(np.random.default_rng(seed))
         image = torch.from_numpy(scenes.render(scene))[None]  # (H, W, 3) -> (1, H, W, 3)
         return io.NodeOutput(image, scenes.caption(scene))
+
+
+NODES: list[type[io.ComfyNode]] = [NMGDemoModel, NMGDemoPicture]

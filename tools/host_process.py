@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 checkout = Path(__file__).resolve().parent.parent
 package_name = "nmg_pack"
@@ -46,6 +46,12 @@ def boot(comfyui: Path | None = None, args: Sequence[str] = ("--cpu",)) -> Modul
             "Call boot() before anything imports this checkout's own folders."
         )
     return _load_pack()
+
+
+def node_classes() -> SimpleNamespace:
+    """The pack's node classes, each under its id; after `boot()`."""
+    nodes = importlib.import_module(f"{package_name}.nodes").NODES
+    return SimpleNamespace(**{node.__name__: node for node in nodes})
 
 
 def _comfyui_root(comfyui: Path | None) -> Path:

@@ -8,7 +8,6 @@ missing or left over.
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
@@ -18,7 +17,7 @@ if not __package__:  # started as a script: the repository is the import root, n
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from tools.console import answer, run_command
-from tools.host_process import boot
+from tools.host_process import boot, node_classes
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ("en", "ko", "ja", "zh")
@@ -47,8 +46,7 @@ def texts_of(schema: Any) -> dict[str, Any]:
 
 def english() -> dict[str, Any]:
     """The texts of all nodes by node id; after `boot()`."""
-    nodes = importlib.import_module("nmg_pack.nodes").NODES
-    return {node.__name__: texts_of(node.GET_SCHEMA()) for node in nodes}
+    return {name: texts_of(node.GET_SCHEMA()) for name, node in vars(node_classes()).items()}
 
 
 def main() -> int:

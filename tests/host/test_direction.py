@@ -17,14 +17,9 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
-def direction_nodes(pack):
-    return importlib.import_module("nmg_pack.nodes.editors.direction")
-
-
-@pytest.fixture(scope="module")
 def demo(pack):
     with torch.inference_mode():
-        return importlib.import_module("nmg_pack.nodes").NMGDemoModel.execute().result
+        return importlib.import_module("nmg_pack.nodes.demo").NMGDemoModel.execute().result
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +29,16 @@ def encode(demo):
 
 
 @pytest.fixture
-def make(direction_nodes, demo):
+def make(nodes, demo):
     def call(source=RED, target=BLUE, clip=demo[1]):
-        return first(direction_nodes.NMGEditDirection.execute(clip, source, target))
+        return first(nodes["NMGEditDirection"].execute(clip, source, target))
 
     return call
 
 
 @pytest.fixture
-def apply(direction_nodes):
-    return lambda *args: first(direction_nodes.NMGApplyDirection.execute(*args))
+def apply(nodes):
+    return lambda *args: first(nodes["NMGApplyDirection"].execute(*args))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ CLOSE = 0.2
 def demo(pack):
     """(model, encode, source picture as a LATENT)"""
     host_nodes = importlib.import_module("nodes")
-    nodes = importlib.import_module("nmg_pack.nodes")
+    nodes = importlib.import_module("nmg_pack.nodes.demo")
     with torch.inference_mode():
         model, clip, vae = nodes.NMGDemoModel.execute().result
         picture, caption = nodes.NMGDemoPicture.execute(24).result

@@ -41,7 +41,7 @@ def model(pack):
 def demo(pack):
     """(model, clip, vae)"""
     with torch.inference_mode():
-        return importlib.import_module("nmg_pack.nodes").NMGDemoModel.execute().result
+        return importlib.import_module("nmg_pack.nodes.demo").NMGDemoModel.execute().result
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ TARGET = "a red triangle on a dotted black background"
 @pytest.fixture(scope="module")
 def demo(pack):
     with torch.inference_mode():
-        nodes = importlib.import_module("nmg_pack.nodes")
+        nodes = importlib.import_module("nmg_pack.nodes.demo")
         return nodes.NMGDemoModel.execute().result
 
 

@@ -57,6 +57,12 @@ def test_every_node_has_a_contract(nodes):
     assert CONTRACTS.keys() == nodes.keys()
 
 
+def test_every_node_class_is_in_the_list_of_its_room(nodes):
+    listed = re.compile(r"^class (\w+)\(.*\bio\.ComfyNode\)", re.MULTILINE)
+    files = (path.read_text("utf-8") for path in (ROOT / "nodes").rglob("*.py"))
+    assert sorted(name for text in files for name in listed.findall(text)) == sorted(nodes)
+
+
 @CONTRACT
 def test_inputs_have_the_names_order_and_types_of_the_contract(schemas, name):
     inputs = schemas[name].inputs
