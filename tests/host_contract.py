@@ -15,6 +15,15 @@ class Contract:
     inputs: list[str]
     outputs: list[str]
 
+    @classmethod
+    def of(cls, schema):
+        """That of a node as it is now."""
+        inputs = [
+            f"{one.id}{'?' if one.optional else ''} {one.get_io_type()}" for one in schema.inputs
+        ]
+        outputs = [f"{one.id} {one.get_io_type()}" for one in schema.outputs]
+        return cls(schema.display_name, inputs, outputs)
+
 
 CONTRACTS = {
     "NMGInvert": Contract(
