@@ -151,16 +151,24 @@ class Ways:
         choices = mode, gradient, "l1", "auto", scale, 5000.0, start, end
         return self._execute(node, *choices, **options).args[0]
 
-    def method(self, name: str, *settings: Any) -> Any:
+    def method(self, name: str, *settings: Any, **options: Any) -> Any:
         """Another method, or an editor, by the id of its node."""
-        return self._execute(getattr(self.nodes, name), *settings).args[0]
+        return self._execute(getattr(self.nodes, name), *settings, **options).args[0]
 
     def prompt_to_prompt(self) -> Any:
         """Prompt-to-Prompt in every step."""
         edit = self.bench.edits[0]
-        texts = scenes.caption(edit.source), scenes.caption(edit.target)
-        settings = self.bench.clip, *texts, "auto", 1.0, 1.0, "", ""
-        return self.method("NMGPromptToPrompt", *settings)
+        return self.method(
+            "NMGPromptToPrompt",
+            clip=self.bench.clip,
+            source_prompt=scenes.caption(edit.source),
+            target_prompt=scenes.caption(edit.target),
+            mode="auto",
+            cross_replace=1.0,
+            self_replace=1.0,
+            blend_words="",
+            reweight="",
+        )
 
     @cached_property
     def plain(self) -> Any:

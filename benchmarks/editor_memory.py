@@ -98,9 +98,16 @@ class Scene:
 
     def prompt_to_prompt(self, blend_words: str) -> Any:
         """The editor at its defaults."""
-        node = self.nodes.NMGPromptToPrompt
-        texts = SOURCE, TARGET
-        return node.execute(clip(), *texts, "auto", 0.8, 0.5, blend_words, "").args[0]
+        return self.nodes.NMGPromptToPrompt.execute(
+            clip=clip(),
+            source_prompt=SOURCE,
+            target_prompt=TARGET,
+            mode="auto",
+            cross_replace=0.8,
+            self_replace=0.5,
+            blend_words=blend_words,
+            reweight="",
+        ).args[0]
 
 
 def main() -> None:

@@ -107,7 +107,14 @@ class Ways:
         }
         if self.scene.kind is SD_15:
             editor = self.nodes.NMGPromptToPrompt.execute(
-                clip(), SOURCE, TARGET, "auto", 0.8, 0.5, "cat, tiger", ""
+                clip=clip(),
+                source_prompt=SOURCE,
+                target_prompt=TARGET,
+                mode="auto",
+                cross_replace=0.8,
+                self_replace=0.5,
+                blend_words="cat, tiger",
+                reweight="",
             ).args[0]
             gradients["Prompt-to-Prompt + NMG fused, full"] = {"guidance": full, "editor": editor}
         for name, options in gradients.items():

@@ -193,9 +193,17 @@ def editor(bench: Demo, schedules: tuple[float, float] | None) -> Any:
     """An editor for the prompts of the first picture; what it costs is the same for any."""
     if schedules is None:
         return bench.nodes.NMGMasaCtrl.execute(4, 10).args[0]
-    texts = [scenes.caption(each) for each in (bench.edits[0].source, bench.edits[0].target)]
-    node = bench.nodes.NMGPromptToPrompt
-    return node.execute(bench.clip, *texts, "auto", *schedules, "", "").args[0]
+    cross_replace, self_replace = schedules
+    return bench.nodes.NMGPromptToPrompt.execute(
+        clip=bench.clip,
+        source_prompt=scenes.caption(bench.edits[0].source),
+        target_prompt=scenes.caption(bench.edits[0].target),
+        mode="auto",
+        cross_replace=cross_replace,
+        self_replace=self_replace,
+        blend_words="",
+        reweight="",
+    ).args[0]
 
 
 def sampler(

@@ -192,7 +192,7 @@ CONTRACTS = {
     "NMGPromptToPrompt": Contract(
         "Prompt-to-Prompt",
         [
-            "clip CLIP",
+            "clip? CLIP",
             "source_prompt STRING",
             "target_prompt STRING",
             "mode COMBO",
@@ -275,7 +275,7 @@ CONTRACTS = {
         "NMG Attention Maps",
         [
             "model MODEL",
-            "clip CLIP",
+            "clip? CLIP",
             "trajectory NMG_TRAJECTORY",
             "prompt STRING",
             "words STRING",

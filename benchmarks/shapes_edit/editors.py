@@ -26,10 +26,10 @@ def prompt_to_prompt(
         **(per_kind or {}).get(edit.kind, {}),
     }
     return bench.nodes.NMGPromptToPrompt.execute(
-        bench.clip,
-        scenes.caption(edit.source),
-        scenes.caption(edit.target),
-        "auto",
+        clip=bench.clip,
+        source_prompt=scenes.caption(edit.source),
+        target_prompt=scenes.caption(edit.target),
+        mode="auto",
         blend_words=blend_words(edit) if blend else "",
         reweight="",
         **settings,

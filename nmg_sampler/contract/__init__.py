@@ -33,6 +33,7 @@ from .predictor import PromptEmbedding as PromptEmbedding
 from .predictor import Request as Request
 from .predictor import TextScale as TextScale
 from .predictor import joined as joined
+from .prompts import BranchPrompts as BranchPrompts
 from .solver import DDIM as DDIM
 from .solver import Predicted as Predicted
 from .solver import Solver as Solver

@@ -1,13 +1,12 @@
 """The other plug: how an editor couples the edits to the source through attention."""
 
-from collections.abc import Sequence
-
 import torch
 
 from ..trajectory.schedule import Step
 from .attention import AttentionEdit
 from .guidance import Run
 from .predictor import Request
+from .prompts import BranchPrompts
 from .solver import Predicted
 
 
@@ -47,12 +46,16 @@ class EditorRun:
 class Editor:
     """An editor with its settings: immutable, holds nothing of a run."""
 
-    def check(self, columns: Sequence[int]) -> None:
-        """Raises InvalidInput if it was made for other prompts.
+    def bound(self, prompts: BranchPrompts) -> "Editor":
+        """The editor for the prompts of a run; itself, unless it takes its words from them.
 
-        Args:
-            columns: prompt length in embedding columns, of the source and of each target.
+        Raises:
+            InvalidInput: it does, and they are not known.
         """
+        return self
+
+    def check(self, prompts: BranchPrompts) -> None:
+        """Raises InvalidInput if it was made for other prompts."""
 
     def begin(self, run: Run) -> EditorRun:
         """The editor at work in `run`, whose branches include the source."""

@@ -20,3 +20,4 @@ from .pix2pix_zero import Pix2PixZero as Pix2PixZero
 from .prompt_edit import EditedMaps as EditedMaps
 from .prompt_edit import PromptEdit as PromptEdit
 from .prompt_to_prompt import PromptToPrompt as PromptToPrompt
+from .prompt_to_prompt_settings import PromptToPromptSettings as PromptToPromptSettings

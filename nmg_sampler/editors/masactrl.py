@@ -10,7 +10,7 @@ Only keys and values are exchanged, so the network's own kernel computes it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,8 +18,12 @@ from .. import checks
 from ..contract.attention import Attends, AttentionCall, AttentionLayer, Half
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
+from ..contract.prompts import BranchPrompts
 from ..errors import InvalidInput
 from ..trajectory.schedule import Step
+from ..words.lines import each
+from ..words.prompt import TokenizedPrompt
+from ..words.settings import blend_columns
 from .masactrl_layers import Counting, is_reached
 from .masactrl_masks import (
     Columns,
@@ -45,6 +49,9 @@ class MasaCtrl(Editor):
             source as well.
         words: per target, the embedding columns (of the source prompt, of the target prompt) of
             the object: a mask that is not given is found from their cross-attention. Or empty.
+        mask_words: such words as a text, "cat, tiger" or a line of that per target, to be looked
+            for in the prompts of the run; `words` come before it.
+        prompts: (source, *targets) that `words` are of, to know other ones by; or empty.
         mask_threshold: of those maps, 0..1 between minimum and maximum; 0 is the whole picture.
 
     Raises:
@@ -58,6 +65,8 @@ class MasaCtrl(Editor):
     target_mask: torch.Tensor | None = None
     words: tuple[tuple[Columns, Columns], ...] = ()
     mask_threshold: float = 0.1
+    mask_words: str = ""
+    prompts: tuple[TokenizedPrompt, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("start_step", "start_layer"):
@@ -76,10 +85,28 @@ class MasaCtrl(Editor):
             )
         checks.share("mask_threshold", self.mask_threshold, "0.1 is usual.")
 
-    def check(self, columns: Sequence[int]) -> None:
-        """Raises InvalidInput if its words cannot be in prompts of these lengths."""
+    def bound(self, prompts: BranchPrompts) -> Editor:
+        complete = self.source_mask is not None and self.target_mask is not None
+        if self.words or complete or not self.mask_words.strip():
+            return self
+        source, *targets = prompts.known("MasaCtrl")
+        return self.with_words(source, targets)
+
+    def with_words(self, source: TokenizedPrompt, targets: Sequence[TokenizedPrompt]) -> "MasaCtrl":
+        """The editor with its mask_words found in these prompts.
+
+        Raises:
+            InvalidInput: a word is not there, or the lines do not fit the number of prompts.
+        """
+        pairs = zip(targets, each(self.mask_words, targets, "mask_words"), strict=True)
+        words = tuple(blend_columns(source, *pair, "mask_words") for pair in pairs)
+        return replace(self, words=words, prompts=(source, *targets))
+
+    def check(self, prompts: BranchPrompts) -> None:
+        """Raises InvalidInput if its words are known not to be in these prompts."""
         if not self.words:
             return
+        columns = prompts.columns
         if len(self.words) != len(columns) - 1:
             raise InvalidInput.of(
                 "editor",
@@ -98,6 +125,7 @@ class MasaCtrl(Editor):
                         "the same texts, by the same CLIP",
                         "Connect the same texts to the editor and to the CLIP Text Encode nodes.",
                     )
+        prompts.check_are(self.prompts)
 
     def begin(self, run: Run) -> EditorRun:
         return _MasaCtrlRun(self, run)

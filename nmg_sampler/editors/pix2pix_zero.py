@@ -4,7 +4,6 @@ Before a step predicts a target, the target's state goes down the gradient of th
 its cross-attention maps and those of the source at the same level (`attention_distance`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -17,6 +16,7 @@ from ..contract.branches import Rows
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
 from ..contract.predictor import Prompt, Request, joined
+from ..contract.prompts import BranchPrompts
 from ..contract.solver import Predicted
 from ..errors import InvalidInput, NotDifferentiable
 from ..trajectory.schedule import Step, check_part, is_in_part
@@ -61,8 +61,8 @@ class Pix2PixZero(Editor):
         checks.strength("attention_scale", self.attention_scale)
         check_part(self.start, self.end)
 
-    def check(self, columns: Sequence[int]) -> None:
-        source, *targets = columns
+    def check(self, prompts: BranchPrompts) -> None:
+        source, *targets = prompts.columns
         if any(length != source for length in targets):
             raise InvalidInput.of(
                 "positive",

@@ -12,7 +12,6 @@ and the target's values, computes the same.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +26,10 @@ from ..contract.attention import (
 )
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
+from ..contract.prompts import BranchPrompts
 from ..errors import InvalidInput
 from ..trajectory.schedule import Step
+from ..words.prompt import TokenizedPrompt
 from ..words.settings import self_steps
 from .local_blend import BlendRun, LocalBlend
 from .prompt_edit import EditedMaps, PromptEdit
@@ -47,6 +48,7 @@ class PromptToPrompt(Editor):
         self_replace: part of the run in which self-attention maps are taken over: the end, or
             (start, end), 0..1.
         blend: keeps the edit local; or None.
+        source: the source prompt, to know another one by; None where it is not known.
 
     Raises:
         InvalidInput: a setting leaves its range, or the blend is for another number of targets.
@@ -55,6 +57,7 @@ class PromptToPrompt(Editor):
     edits: tuple[PromptEdit, ...]
     self_replace: float | tuple[float, float] = 0.5
     blend: LocalBlend | None = None
+    source: TokenizedPrompt | None = None
 
     def __post_init__(self) -> None:
         self_steps(1, self.self_replace)
@@ -72,8 +75,8 @@ class PromptToPrompt(Editor):
         """Length of the source prompt and of each target prompt, in embedding columns."""
         return self.edits[0].columns[0], *(edit.columns[1] for edit in self.edits)
 
-    def check(self, columns: Sequence[int]) -> None:
-        ours, theirs = self.columns, tuple(columns)
+    def check(self, prompts: BranchPrompts) -> None:
+        ours, theirs = self.columns, prompts.columns
         if len(theirs) != len(ours):
             raise InvalidInput.of(
                 "editor",
@@ -92,6 +95,8 @@ class PromptToPrompt(Editor):
                 "the same texts, by the same CLIP",
                 "Connect the same texts to the editor and to the CLIP Text Encode nodes.",
             )
+        if self.source is not None:
+            prompts.check_are((self.source, *(edit.target for edit in self.edits)))
 
     def begin(self, run: Run) -> EditorRun:
         return _PromptToPromptRun(self, run)

@@ -14,7 +14,9 @@ from .prompt import TokenizedPrompt as TokenizedPrompt
 from .prompt import Word as Word
 from .prompt import find as find
 from .prompt import find_each as find_each
+from .prompt import from_plain as from_plain
 from .prompt import normalised as normalised
+from .prompt import to_plain as to_plain
 from .settings import blend_columns as blend_columns
 from .settings import parse_pairs as parse_pairs
 from .settings import self_steps as self_steps

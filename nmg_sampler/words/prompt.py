@@ -1,7 +1,9 @@
 """Prompts as attention sees them: which embedding columns belong to which word."""
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InvalidInput
 
@@ -119,3 +121,15 @@ def find_each(prompt: TokenizedPrompt, words: str) -> dict[str, tuple[int, ...]]
             "prompt", "has no words", repr(prompt.text), "at least one", "Write the prompt."
         )
     return {word: find(prompt, word, "words") for word in wanted}
+
+
+def to_plain(prompt: TokenizedPrompt) -> dict[str, Any]:
+    """A prompt as texts, numbers and lists, for whoever keeps it in a file."""
+    words = [[word.text, list(word.columns), list(word.marks)] for word in prompt.words]
+    return {"text": prompt.text, "ids": list(prompt.ids), "words": words}
+
+
+def from_plain(plain: Mapping[str, Any]) -> TokenizedPrompt:
+    """The prompt that `to_plain` wrote down."""
+    words = (Word(text, tuple(columns), tuple(marks)) for text, columns, marks in plain["words"])
+    return TokenizedPrompt(plain["text"], tuple(plain["ids"]), tuple(words))

@@ -3,7 +3,7 @@
 import torch
 
 from ...nmg_sampler import Counting, MasaCtrl
-from ...nmg_sampler.words import blend_columns, each, lines
+from ...nmg_sampler.words import lines
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
 from ..host.models.tokens import tokenize
@@ -131,23 +131,23 @@ class NMGMasaCtrl(io.ComfyNode):
         mask_threshold=MasaCtrl.mask_threshold,
     ) -> io.NodeOutput:
         with speaking_as("MasaCtrl"):
-            words = ()
-            if mask_words.strip() and (source_mask is None or target_mask is None):
-                source = tokenize(clip, source_prompt)
-                targets = [tokenize(clip, line) for line in lines(target_prompt)]
-                pairs = zip(targets, each(mask_words, targets, "mask_words"), strict=True)
-                words = tuple(blend_columns(source, *pair, "mask_words") for pair in pairs)
-            return io.NodeOutput(
-                MasaCtrl(
-                    start_step,
-                    start_layer,
-                    Counting(counting),
-                    _region(source_mask),
-                    _region(target_mask),
-                    words,
-                    mask_threshold,
-                )
+            editor = MasaCtrl(
+                start_step,
+                start_layer,
+                Counting(counting),
+                _region(source_mask),
+                _region(target_mask),
+                mask_threshold=mask_threshold,
+                mask_words=mask_words,
             )
+            looked_for = mask_words.strip() and (source_mask is None or target_mask is None)
+            # Without texts the words are those of the connected prompts.
+            if looked_for and (source_prompt.strip() or target_prompt.strip()):
+                source = tokenize(clip, source_prompt)
+                editor = editor.with_words(
+                    source, [tokenize(clip, line) for line in lines(target_prompt)]
+                )
+            return io.NodeOutput(editor)
 
 
 def _region(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -1,18 +1,15 @@
 """Node: attention editing by the words of two prompts."""
 
-from ...nmg_sampler import (
-    AlignmentMode,
-    LocalBlend,
-    PromptEdit,
-    PromptToPrompt,
-    TokenizedPrompt,
-    align,
-)
-from ...nmg_sampler.words import blend_columns, each, lines, word_weights
+from ...nmg_sampler import AlignmentMode, LocalBlend
+from ...nmg_sampler.editors import PromptToPromptSettings
+from ...nmg_sampler.words import lines
 from ..host.api.display import show_text
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
 from ..host.models.tokens import tokenize
+
+# What stands in the place of the alignment while the prompts are still on their way.
+_LATER = "by the words of the connected prompts"
 
 
 class NMGPromptToPrompt(io.ComfyNode):
@@ -39,11 +36,17 @@ class NMGPromptToPrompt(io.ComfyNode):
                 "local blend",
             ],
             inputs=[
-                io.Clip.Input("clip", tooltip="The CLIP the prompts are encoded with."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The CLIP the prompts are encoded with. Not needed with prompts of NMG"
+                    " Prompts, which keep their words.",
+                ),
                 io.String.Input(
                     "source_prompt",
                     multiline=True,
-                    tooltip="The text of NMG Invert's prompt, word for word.",
+                    tooltip="The text of NMG Invert's prompt, word for word. Leave both texts empty"
+                    " with prompts of NMG Prompts.",
                 ),
                 io.String.Input(
                     "target_prompt",
@@ -134,7 +137,8 @@ class NMGPromptToPrompt(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        clip,
+        *,
+        clip=None,
         source_prompt,
         target_prompt,
         mode,
@@ -143,44 +147,25 @@ class NMGPromptToPrompt(io.ComfyNode):
         blend_words,
         reweight,
         word_schedules="",
-        blend_threshold=LocalBlend.threshold,
-        blend_start=LocalBlend.start,
+        blend_threshold=PromptToPromptSettings.blend_threshold,
+        blend_start=PromptToPromptSettings.blend_start,
     ) -> io.NodeOutput:
+        settings = PromptToPromptSettings(
+            mode,
+            cross_replace,
+            self_replace,
+            blend_words,
+            reweight,
+            word_schedules,
+            blend_threshold,
+            blend_start,
+        )
+        if not (source_prompt.strip() or target_prompt.strip()):
+            return io.NodeOutput(settings, _LATER, ui={"text": (_LATER,)})
         with speaking_as("Prompt-to-Prompt"):
             source = tokenize(clip, source_prompt)
             targets = [tokenize(clip, line) for line in lines(target_prompt)]
-            per_word = zip(
-                targets,
-                each(reweight, targets, "reweight"),
-                each(word_schedules, targets, "word_schedules"),
-                strict=True,
-            )
-            edits = tuple(
-                PromptEdit(
-                    target,
-                    align(source, target, mode),
-                    word_weights(target, weights),
-                    cross_replace,
-                    schedules,
-                )
-                for target, weights, schedules in per_word
-            )
-            blend = _blend(source, targets, blend_words, blend_threshold, blend_start)
-            editor = PromptToPrompt(edits, self_replace, blend)
-        summary = "\n".join(edit.alignment.summary for edit in edits)
+            editor = settings.between(source, targets)
+        summary = "\n".join(edit.alignment.summary for edit in editor.edits)
         show_text(cls, summary)
         return io.NodeOutput(editor, summary, ui={"text": (summary,)})
-
-
-def _blend(
-    source: TokenizedPrompt,
-    targets: list[TokenizedPrompt],
-    text: str,
-    threshold: float,
-    start: float,
-) -> LocalBlend | None:
-    if not text.strip():
-        return None
-    words = each(text, targets, "blend_words")
-    pairs = (blend_columns(source, *pair) for pair in zip(targets, words, strict=True))
-    return LocalBlend(tuple(pairs), threshold, start)

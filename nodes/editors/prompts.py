@@ -3,7 +3,7 @@
 from ...nmg_sampler.words import lines
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
-from ..host.models.encoding import encode_together
+from ..host.models.words import encode_prompts
 
 
 class NMGPrompts(io.ComfyNode):
@@ -18,7 +18,7 @@ class NMGPrompts(io.ComfyNode):
             description=(
                 "Encodes several target prompts, one per line, for NMG Sample: as many edits of the"
                 " picture at once. With an editor they share one source branch, so that a further"
-                " edit costs its own rows only."
+                " edit costs its own rows only. The prompts keep their words for the editors."
             ),
             search_aliases=[
                 "prompt list",
@@ -44,4 +44,4 @@ class NMGPrompts(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text) -> io.NodeOutput:
         with speaking_as("NMG Prompts"):
-            return io.NodeOutput(encode_together(clip, lines(text)))
+            return io.NodeOutput(encode_prompts(clip, lines(text)))

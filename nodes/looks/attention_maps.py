@@ -9,7 +9,7 @@ from ...nmg_sampler.words import find_each
 from ..drawing.overlay import overlay
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
-from ..host.models.tokens import tokenize
+from ..host.models.words import source_words
 from ..host.runs import run_attention_maps
 
 _PIXELS = 8  # per latent cell, of every family that has words to look at
@@ -39,12 +39,18 @@ class NMGAttentionMaps(io.ComfyNode):
             ],
             inputs=[
                 io.Model.Input("model", tooltip="The model the picture was inverted with."),
-                io.Clip.Input("clip", tooltip="The CLIP the prompt was encoded with."),
+                io.Clip.Input(
+                    "clip",
+                    optional=True,
+                    tooltip="The CLIP the prompt was encoded with. Not needed with a prompt of NMG"
+                    " Prompts, which keeps its words.",
+                ),
                 Trajectory.Input("trajectory", tooltip="From NMG Invert or Load NMG Trajectory."),
                 io.String.Input(
                     "prompt",
                     multiline=True,
-                    tooltip="The text of NMG Invert's prompt, word for word.",
+                    tooltip="The text of NMG Invert's prompt, word for word. Leave it empty with a"
+                    " prompt of NMG Prompts.",
                 ),
                 io.String.Input(
                     "words",
@@ -101,12 +107,22 @@ class NMGAttentionMaps(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model, clip, trajectory, prompt, words, levels, threshold=0.0, factor=0, image=None
+        cls,
+        model,
+        *,
+        clip=None,
+        trajectory,
+        prompt,
+        words,
+        levels,
+        threshold=0.0,
+        factor=0,
+        image=None,
     ) -> io.NodeOutput:
         with speaking_as("NMG Attention Maps"):
             pictures, _, height, width = trajectory.shape
             canvas = _canvas(image, pictures, (height * _PIXELS, width * _PIXELS))
-            tokens = tokenize(clip, prompt)
+            tokens = source_words(trajectory.source, clip, prompt)
             chosen = find_each(tokens, words)
             maps, cost = run_attention_maps(
                 model, trajectory, list(chosen.values()), len(tokens.ids), levels, factor

@@ -65,10 +65,23 @@ def pictures(nodes, demo):
     return made
 
 
+def look(node, model, clip, made, words, levels, **options):
+    """The node on a picture whose caption is its prompt."""
+    return node.execute(
+        model,
+        clip=clip,
+        trajectory=made.trajectory,
+        prompt=made.caption,
+        words=words,
+        levels=levels,
+        **options,
+    )
+
+
 def show(node, demo, made, words="", levels=5, **options):
     """(masks, overlays, words)."""
     model, clip, _ = demo
-    output = node.execute(model, clip, made.trajectory, made.caption, words, levels, **options)
+    output = look(node, model, clip, made, words, levels, **options)
     return output.result
 
 
@@ -184,7 +197,7 @@ def test_it_costs_one_row_per_level_and_leaves_no_trace(node, demo, pictures):
     made = pictures[0]
     network = model.model.diffusion_model
     before = made.trajectory.states.clone()
-    output = node.execute(model, clip, made.trajectory, made.caption, "background", 3)
+    output = look(node, model, clip, made, "background", 3)
     cost = output.ui["nmg"][0]
     assert (cost["forward_calls"], cost["forward_rows"], cost["backward_rows"]) == (3, 3, 0)
     assert torch.equal(made.trajectory.states, before)
@@ -195,7 +208,7 @@ def test_it_costs_one_row_per_level_and_leaves_no_trace(node, demo, pictures):
 def test_more_levels_than_there_are_states_are_all_of_the_middle(node, demo, pictures):
     model, clip, _ = demo
     made = pictures[0]
-    output = node.execute(model, clip, made.trajectory, made.caption, "background", 50)
+    output = look(node, model, clip, made, "background", 50)
     assert output.ui["nmg"][0]["forward_calls"] == 8
 
 

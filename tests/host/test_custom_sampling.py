@@ -247,14 +247,14 @@ def test_prompt_to_prompt_on_the_demo_model(nodes, guide, make, run):
     trajectory = first(nodes["NMGInvert"].execute(model, source, latent, 6, "official-masactrl"))
     editor = make(
         "NMGPromptToPrompt",
-        clip,
-        SOURCE,
-        TARGET,
-        "auto",
-        0.8,
-        0.5,
-        "triangle",
-        "",
+        clip=clip,
+        source_prompt=SOURCE,
+        target_prompt=TARGET,
+        mode="auto",
+        cross_replace=0.8,
+        self_replace=0.5,
+        blend_words="triangle",
+        reweight="",
     )
     changed = {"positive": target, "negative": empty, "text_scale": 3.0, "editor": editor}
     output = run(guide(model, trajectory, **changed), trajectory, latent)[0]

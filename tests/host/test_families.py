@@ -398,9 +398,17 @@ def test_regularisation_brings_the_noisiest_state_nearer_to_white_noise(invert, 
 
 
 EDITORS = {
-    "NMGPromptToPrompt": ("a cat on a table", "a tiger on a table", "auto", 0.8, 0.5, "table", ""),
-    "NMGMasaCtrl": (0, 0),
-    "NMGPix2PixZero": (0.1,),
+    "NMGPromptToPrompt": {
+        "source_prompt": "a cat on a table",
+        "target_prompt": "a tiger on a table",
+        "mode": "auto",
+        "cross_replace": 0.8,
+        "self_replace": 0.5,
+        "blend_words": "table",
+        "reweight": "",
+    },
+    "NMGMasaCtrl": {"start_step": 0, "start_layer": 0},
+    "NMGPix2PixZero": {"attention_scale": 0.1},
 }
 
 
@@ -409,8 +417,9 @@ EDITORS = {
 def test_an_editor_holds_the_source_and_changes_the_edit(nodes, invert, sample, name, editor):
     small, settings = MODELS[name], EDITORS[editor]
     if editor == "NMGPromptToPrompt":
-        settings = (tokenizer_alone(*TOKENIZERS[name.removesuffix(" v")]), *settings)
-    acting = first(nodes[editor].execute(*settings))
+        clip = tokenizer_alone(*TOKENIZERS[name.removesuffix(" v")])
+        settings = {"clip": clip, **settings}
+    acting = first(nodes[editor].execute(**settings))
     trajectory, _ = invert(name, tokens=77)
     source, target = (small.prompt(seed, 77) for seed in (1, 2))
     free, own = (
@@ -426,8 +435,9 @@ def test_an_editor_holds_the_source_and_changes_the_edit(nodes, invert, sample, 
 @pytest.mark.parametrize("name", UNETS)
 def test_prompt_to_prompt_with_equal_prompts_is_the_source(nodes, invert, sample, name):
     clip = tokenizer_alone(*TOKENIZERS[name.removesuffix(" v")])
-    _, text, *settings = EDITORS["NMGPromptToPrompt"]
-    editor = first(nodes["NMGPromptToPrompt"].execute(clip, text, text, *settings))
+    settings = EDITORS["NMGPromptToPrompt"]
+    unchanged = {"clip": clip, "source_prompt": settings["target_prompt"]}
+    editor = first(nodes["NMGPromptToPrompt"].execute(**{**settings, **unchanged}))
     trajectory, _ = invert(name, tokens=77)
     prompt = MODELS[name].prompt(1, 77)
     edit, source = sample(name, trajectory, prompt=prompt, editor=editor).args

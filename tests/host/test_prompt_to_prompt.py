@@ -52,7 +52,11 @@ def make(nodes, demo):
             "reweight": "",
             **settings,
         }
-        return nodes["NMGPromptToPrompt"].execute(demo[1], source, target, **inputs).result
+        return (
+            nodes["NMGPromptToPrompt"]
+            .execute(clip=demo[1], source_prompt=source, target_prompt=target, **inputs)
+            .result
+        )
 
     return call
 

@@ -22,7 +22,7 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract import apply_probabilities, probabilities, split_heads
+from nmg_sampler.contract import BranchPrompts, apply_probabilities, probabilities, split_heads
 from nmg_sampler.editors import (
     Counting,
     MasaCtrl,
@@ -480,9 +480,9 @@ def test_masks_for_another_number_of_pictures_are_refused():
 
 def test_words_of_other_prompts_are_refused():
     editor = MasaCtrl(words=(((1,), (80,)),))
-    editor.check((77, 154))
+    editor.check(BranchPrompts.unknown((77, 154)))
     with pytest.raises(InvalidInput, match="words for 1, and 2 in positive"):
-        editor.check((77, 154, 154))
+        editor.check(BranchPrompts.unknown((77, 154, 154)))
     with pytest.raises(InvalidInput, match="column 80 of 77"):
-        editor.check((77, 77))
-    MasaCtrl().check((77, 77, 77))
+        editor.check(BranchPrompts.unknown((77, 77)))
+    MasaCtrl().check(BranchPrompts.unknown((77, 77, 77)))

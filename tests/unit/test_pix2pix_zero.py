@@ -35,7 +35,7 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract import Run, probabilities, split_heads
+from nmg_sampler.contract import BranchPrompts, Run, probabilities, split_heads
 from nmg_sampler.editors import AttentionDistance, Halves, Pix2PixZero, SourceAttention, map_bytes
 
 STEPS = 10
@@ -372,9 +372,9 @@ def test_a_cached_answer_without_attention_is_left_alone():
 
 
 def test_prompts_of_another_length_are_refused_with_both():
-    Pix2PixZero().check((77, 77, 77))
+    Pix2PixZero().check(BranchPrompts.unknown((77, 77, 77)))
     with pytest.raises(InvalidInput, match=r"^positive .*Got 77, 154 columns; expected 77"):
-        Pix2PixZero().check((77, 77, 154))
+        Pix2PixZero().check(BranchPrompts.unknown((77, 77, 154)))
 
 
 @pytest.mark.parametrize(

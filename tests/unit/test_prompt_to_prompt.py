@@ -24,7 +24,7 @@ from nmg_sampler import (
     official_masactrl_schedule,
     sample,
 )
-from nmg_sampler.contract import apply_probabilities, probabilities, split_heads
+from nmg_sampler.contract import BranchPrompts, apply_probabilities, probabilities, split_heads
 from nmg_sampler.editors import BlendRun, EditedMaps
 from nmg_sampler.words import word_weights
 
@@ -359,12 +359,12 @@ def test_bad_settings_are_refused_when_the_editor_is_made(make_it, named):
 )
 def test_other_prompts_than_its_own_are_refused(columns, got):
     with pytest.raises(InvalidInput, match=got):
-        editor(TIGER).check(columns)
+        editor(TIGER).check(BranchPrompts.unknown(columns))
 
 
 def test_prompts_of_the_right_length_are_accepted():
-    editor(TIGER).check((6, 6))
-    editor(TIGER, LONGER).check((6, 6, 6))
+    editor(TIGER).check(BranchPrompts.unknown((6, 6)))
+    editor(TIGER, LONGER).check(BranchPrompts.unknown((6, 6, 6)))
 
 
 def test_tensors_follow_the_maps_in_precision():

@@ -14,10 +14,11 @@ from ....nmg_sampler import (
     Trajectory,
     sample,
 )
-from ....nmg_sampler.contract import OnStep
+from ....nmg_sampler.contract import BranchPrompts, OnStep
 from ....nmg_sampler.loops import branches_of_run
 from ..models.latent_masks import check_mask_count, fit_mask
 from ..models.model import check_trajectory, picture_of
+from ..models.words import words_of
 from ..network.branches import columns_of, count_targets, one_row_per_picture
 from ..network.conditions import Conditioning
 from ..network.door import check_editable
@@ -111,9 +112,17 @@ def plan_sampling(
         conditions[Prompt.SOURCE.value] = trajectory.source
     if editor is not None:
         check_editable(model, editor)
-        lengths = columns_of(trajectory.source, positive)
-        columns = lengths[:1] + lengths[1:] * branches.targets
-        editor.check(columns)
+        prompts = _prompts(trajectory.source, positive, branches.targets)
+        columns = prompts.columns
+        editor = editor.bound(prompts)
+        editor.check(prompts)
     return SamplingPlan(
         trajectory, guidance, text_scale, editor, fitted, picture, conditions, branches, columns
     )
+
+
+def _prompts(source: Conditioning, positive: Conditioning, targets: int) -> BranchPrompts:
+    """What is known of the prompts of all branches."""
+    own, theirs = columns_of(source, positive)
+    columns = own, *[theirs] * targets
+    return BranchPrompts(columns, (*words_of(source, 1), *words_of(positive, targets)))
