@@ -123,7 +123,7 @@ def draw_blend(edits: list[Edit], numbers: tuple[int, ...], method: Method, path
         axes.set_title(title, fontsize=8)
     for row, number in zip(grid, numbers, strict=True):
         bench, blend = _blend_of(edits[number], method)
-        maps = blend.sums[0].amax(0)[0]
+        maps = blend.maps[0].total.amax(0)[0]
         wide = [_at_threshold(blend, threshold) for threshold in thresholds]
         shown = [bench.pictures[0], maps / maps.max(), *wide, edits[number].may_change]
         for axes, picture in zip(row, shown, strict=True):

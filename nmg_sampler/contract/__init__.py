@@ -13,6 +13,8 @@ from .attention import shows_words as shows_words
 from .attention import split_heads as split_heads
 from .branches import Branches as Branches
 from .branches import Rows as Rows
+from .column_maps import ColumnMaps as ColumnMaps
+from .column_maps import Columns as Columns
 from .differentiation import differentiable_eps as differentiable_eps
 from .differentiation import embedding_eps as embedding_eps
 from .differentiation import loss_gradient as loss_gradient

@@ -13,9 +13,8 @@ from torch.nn.functional import interpolate, max_pool2d
 from .. import checks
 from ..contract.attention import AttentionLayer, shows_words
 from ..contract.branches import Branches
+from ..contract.column_maps import ColumnMaps, Columns
 from ..errors import InvalidInput
-
-Columns = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class BlendRun:
         self.branches = branches
         self.latent = latent
         self.first = int(blend.start * steps)
-        self.sums: list[torch.Tensor | None] = [None] * branches.targets
+        self.maps = [ColumnMaps(pair) for pair in blend.words]  # per target
 
     def sees(self, layer: AttentionLayer) -> bool:
         """Whether it wants the maps of this layer."""
@@ -83,20 +82,11 @@ class BlendRun:
             source_map, target_map: (pictures, heads, height * width, columns of the prompt).
             size: (height, width) of the layer's cells.
         """
-        maps = torch.stack(
-            [
-                map_[..., list(columns)].sum(-1).mean(1).unflatten(1, size)
-                for map_, columns in zip(
-                    (source_map, target_map), self.blend.words[target], strict=True
-                )
-            ]
-        )
-        before = self.sums[target]
-        self.sums[target] = maps if before is None else before + maps
+        self.maps[target].add((source_map, target_map), size)
 
     def settle(self, x: torch.Tensor, index: int) -> torch.Tensor:
         """The states after step `index`, the targets blended into the source."""
-        if index < self.first or any(sums is None for sums in self.sums):
+        if index < self.first or any(maps.total is None for maps in self.maps):
             return x
         states = self.branches.split(x)
         source = states[0]
@@ -109,7 +99,7 @@ class BlendRun:
     def mask(self, target: int, size: torch.Size) -> torch.Tensor:
         """(pictures, 1, height, width) bool: where the edit of a target may show."""
         # One cell further in every direction: attention is sharper than the object.
-        spread = max_pool2d(self.sums[target], 3, stride=1, padding=1)
+        spread = max_pool2d(self.maps[target].total, 3, stride=1, padding=1)
         wide = interpolate(spread, size=tuple(size))
         relative = wide / wide.amax((2, 3), keepdim=True)
         return (relative > self.blend.threshold).any(0)[:, None]

@@ -16,6 +16,7 @@ import torch
 
 from .. import checks
 from ..contract.attention import Attends, AttentionCall, AttentionLayer, Half
+from ..contract.column_maps import Columns
 from ..contract.editor import Editor, EditorRun
 from ..contract.guidance import Run
 from ..contract.prompts import BranchPrompts
@@ -26,7 +27,6 @@ from ..words.prompt import TokenizedPrompt
 from ..words.settings import blend_columns
 from .masactrl_layers import Counting, is_reached
 from .masactrl_masks import (
-    Columns,
     ObjectMaps,
     Regions,
     check_region,

@@ -15,9 +15,8 @@ from torch.nn.functional import interpolate
 
 from ..contract.attention import AttentionCall, AttentionLayer, probabilities, shows_words
 from ..contract.branches import Branches
+from ..contract.column_maps import ColumnMaps, Columns
 from ..errors import InvalidInput
-
-Columns = tuple[int, ...]
 
 
 def check_region(name: str, mask: torch.Tensor) -> None:
@@ -152,15 +151,13 @@ class ObjectMaps:
     """
 
     def __init__(self, words: tuple[tuple[Columns, Columns], ...], latent: Sequence[int]) -> None:
-        self.words = words
         self.latent = latent
-        # Of the source and of the target, each (targets * B, 1, h, w).
-        self.sums: list[torch.Tensor | None] = [None, None]
+        self.found = ColumnMaps([columns for pair in words for columns in pair])
 
     @property
     def seen(self) -> bool:
         """Whether there is a map yet."""
-        return self.sums[0] is not None
+        return self.found.total is not None
 
     def sees(self, layer: AttentionLayer) -> bool:
         """Whether it wants the maps of this layer."""
@@ -174,24 +171,16 @@ class ObjectMaps:
                 call.branches.split(call.q), call.branches.split(call.k), call.columns, strict=True
             )
         ]
-        pairs = [(source, target) for target in targets]
-        for side in (0, 1):
-            found = torch.cat(
-                [
-                    maps[side][..., list(words[side])].sum(-1)
-                    for maps, words in zip(pairs, self.words, strict=True)
-                ]
-            )
-            found = found.unflatten(1, (1, *call.size))
-            before = self.sums[side]
-            self.sums[side] = found if before is None else before + found
+        self.found.add([each for target in targets for each in (source, target)], call.size)
 
     def masks(self, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Source and target masks, (targets * B, 1, h, w) of 0 and 1, float32, CPU.
 
         A map is normalised from its minimum to its maximum; one that is flat shows nothing.
         """
-        source, target = (_normalised(each) >= threshold for each in self.sums)
+        # (targets * 2, B, h, w), source and target in turn, as (2, targets * B, 1, h, w).
+        sides = self.found.total.unflatten(0, (-1, 2)).transpose(0, 1).flatten(1, 2)[:, :, None]
+        source, target = (_normalised(each) >= threshold for each in sides)
         return source.float().cpu(), target.float().cpu()
 
 

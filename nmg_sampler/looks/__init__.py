@@ -1,7 +1,6 @@
 """What a trajectory shows without an edit."""
 
 from .attention_maps import Columns as Columns
-from .attention_maps import WordMaps as WordMaps
 from .attention_maps import masks_of as masks_of
 from .attention_maps import word_entries as word_entries
 from .attention_maps import word_maps as word_maps

@@ -7,13 +7,12 @@ from torch.nn.functional import interpolate
 
 from .. import checks
 from ..contract.attention import AttentionCall, AttentionLayer, probabilities, shows_words
+from ..contract.column_maps import ColumnMaps, Columns
 from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.predictor import Predictor, Prompt
 from ..trajectory.levels import eps_to_x0
 from ..trajectory.schedule import Schedule
 from ..trajectory.trajectory import Trajectory
-
-Columns = tuple[int, ...]
 
 # Noise over picture in the states that are looked at: levels 12 to 28 of 50 of Stable Diffusion
 # 1.x. On the demo model words are found equally well up to there and worse above, where there is
@@ -21,56 +20,18 @@ Columns = tuple[int, ...]
 _LOWEST, _HIGHEST = 0.62, 1.86
 
 
-class WordMaps:
-    """The mean of cross-attention maps, kept for chosen columns only.
-
-    Its size does not grow with layers, heads or steps.
-
-    Args:
-        words: per word the embedding columns of its tokens.
-    """
-
-    def __init__(self, words: Sequence[Columns]) -> None:
-        self.words = tuple(words)
-        self._sum: torch.Tensor | None = None
-        self._count = 0
-
-    def add(self, maps: torch.Tensor, size: tuple[int, int]) -> None:
-        """One layer's maps; those of all calls have the same rows and size.
-
-        Args:
-            maps: (rows, heads, height * width, columns) probabilities.
-            size: (height, width) of the layer's cells.
-        """
-        mean = maps.mean(1)
-        added = torch.stack([mean[..., list(columns)].sum(-1) for columns in self.words])
-        added = added.unflatten(-1, size)
-        self._sum = added if self._sum is None else self._sum + added
-        self._count += 1
-
-    def mean(self) -> torch.Tensor:
-        """(words, rows, height, width): the mean over heads and calls, summed over tokens.
-
-        Raises:
-            ValueError: nothing was added.
-        """
-        if self._sum is None:
-            raise ValueError("no map was added")
-        return self._sum / self._count
-
-
 class _Recording:
     """An attention edit that changes nothing and adds up the maps of one resolution."""
 
-    def __init__(self, maps: WordMaps, latent: Sequence[int], factor: int) -> None:
+    def __init__(self, maps: ColumnMaps, latent: Sequence[int], factor: int) -> None:
         self.maps, self.latent, self.factor = maps, latent, factor
 
     def wants(self, layer: AttentionLayer) -> bool:
         return shows_words(layer, self.latent, self.factor)
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
-        keys = call.k[:, :, : call.columns[0]]
-        self.maps.add(probabilities(call.q, keys), call.size)
+        mean = probabilities(call.q, call.k[:, :, : call.columns[0]]).mean(1)
+        self.maps.add([mean] * len(self.maps.words), call.size)
         return call.plain()
 
 
@@ -118,7 +79,7 @@ def word_maps(
     Raises:
         NotFinite: the model answered with NaN or infinity.
     """
-    maps = WordMaps(words)
+    maps = ColumnMaps(words)
     edit = _Recording(maps, trajectory.shape[2:], factor)
     for index, entry in enumerate(entries):
         level = trajectory.schedule.query_levels[entry]

@@ -25,8 +25,8 @@ from nmg_sampler import (
     official_masactrl_schedule,
     official_schedule,
 )
-from nmg_sampler.contract import probabilities, shows_words
-from nmg_sampler.looks import WordMaps, masks_of, word_entries, word_maps
+from nmg_sampler.contract import ColumnMaps, probabilities, shows_words
+from nmg_sampler.looks import masks_of, word_entries, word_maps
 
 STEPS = 10
 SCHEDULES = {
@@ -133,10 +133,10 @@ def test_it_costs_a_row_of_each_picture_per_level_and_leaves_the_trajectory_alon
 
 
 def test_only_the_words_columns_are_kept_whatever_is_added():
-    maps = WordMaps([(1,), (2, 3)])
+    maps = ColumnMaps([(1,), (2, 3)])
     sizes = []
     for seed in range(4):
-        maps.add(noise(2, 8, 6, 77, seed=seed).softmax(-1), (2, 3))
+        maps.add([noise(2, 8, 6, 77, seed=seed).softmax(-1)] * 2, (2, 3))
         kept = [value for value in vars(maps).values() if isinstance(value, torch.Tensor)]
         sizes.append(sum(value.numel() for value in kept))
     assert sizes == [2 * 2 * 6] * 4
@@ -155,7 +155,7 @@ def test_a_state_is_shown_at_the_level_the_inversion_asked_at(schedule):
 
 def test_nothing_added_is_no_map():
     with pytest.raises(ValueError, match="no map"):
-        WordMaps([(1,)]).mean()
+        ColumnMaps([(1,)]).mean()
 
 
 def test_a_model_that_fails_is_named():

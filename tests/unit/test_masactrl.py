@@ -395,7 +395,7 @@ def test_a_prompt_that_is_repeated_counts_once():
     for call in (short, repeated):
         maps = ObjectMaps((((1,), (1,)),), LATENT)
         maps.add(call)
-        sums.append(maps.sums[0])
+        sums.append(maps.found.total[0])
     torch.testing.assert_close(*sums, **CLOSE)
 
 
