@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+from .lettering import FAINT, PAPER, centred, font, width_of
 
 _WIDTH, _HEIGHT = 800, 480  # pixels of the finished chart
 _FINE = 3  # PIL draws hard edges: the chart is drawn so many times larger and scaled down
 _LEFT, _RIGHT, _TOP, _BOTTOM = 84, 24, 84, 64  # of the frame to the edge, pixels
-_PAPER, _INK, _FAINT, _GRID = (255, 255, 255), (30, 30, 30), (95, 95, 95), (226, 226, 226)
+_INK, _GRID = (30, 30, 30), (226, 226, 226)
 # Told apart by people who do not see all colours too (Okabe and Ito), and by their lightness.
 _COLOURS = ((0, 95, 160), (220, 115, 0), (0, 140, 105))
 _TEXT, _TITLE = 16, 19  # font sizes in pixels
@@ -33,11 +35,11 @@ def line_chart(title: str, x_title: str, y_title: str, lines: Sequence[Line]) ->
     """
     across = _Scale([x for line in lines for x in line.x], _LEFT, _WIDTH - _RIGHT, 10, 1)
     up = _Scale([y for line in lines for y in line.y], _HEIGHT - _BOTTOM, _TOP, 6)
-    image = Image.new("RGB", (_WIDTH * _FINE, _HEIGHT * _FINE), _PAPER)
+    image = Image.new("RGB", (_WIDTH * _FINE, _HEIGHT * _FINE), PAPER)
     draw = ImageDraw.Draw(image)
     _frame(draw, across, up)
     _text(draw, (_LEFT, 26), title, _TITLE, _INK, "lm")
-    _text(draw, ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 20), x_title, _TEXT, _FAINT, "mm")
+    _text(draw, ((_LEFT + _WIDTH - _RIGHT) / 2, _HEIGHT - 20), x_title, _TEXT, FAINT, "mm")
     _upright(image, y_title)
     _legend(draw, [line.name for line in lines])
     for line, colour in zip(lines, _COLOURS, strict=False):
@@ -100,14 +102,13 @@ def _legend(draw: ImageDraw.ImageDraw, names: Sequence[str]) -> None:
     for name, colour in zip(names, _COLOURS, strict=False):
         _rule(draw, (left, 58), (left + 22, 58), colour, 3)
         _text(draw, (left + 30, 58), name, _TEXT, _INK, "lm")
-        left += 30 + draw.textlength(name, _font(_TEXT)) / _FINE + 26
+        left += 30 + width_of(name, _TEXT * _FINE) / _FINE + 26
 
 
 def _upright(image: Image.Image, words: str) -> None:
     length = (_HEIGHT - _TOP - _BOTTOM) * _FINE
-    label = Image.new("RGB", (length, round(1.6 * _TEXT * _FINE)), _PAPER)
-    middle = (length / 2, label.height / 2)
-    ImageDraw.Draw(label).text(middle, words, _FAINT, _font(_TEXT), anchor="mm")
+    area = length, round(1.6 * _TEXT * _FINE)
+    label = centred(words, area, _TEXT * _FINE, FAINT)
     image.paste(label.transpose(Image.Transpose.ROTATE_90), (4 * _FINE, _TOP * _FINE))
 
 
@@ -118,14 +119,10 @@ def _rule(draw: ImageDraw.ImageDraw, start, end, colour, width: float = 1) -> No
 
 def _text(draw: ImageDraw.ImageDraw, place, words, size, colour, anchor) -> None:
     at = tuple(_FINE * n for n in place)
-    draw.text(at, words, colour, _font(size), anchor=anchor)
+    draw.text(at, words, colour, font(size * _FINE), anchor=anchor)
 
 
 def _dot(draw: ImageDraw.ImageDraw, place: tuple[float, float], colour) -> None:
     reach = 4 * _FINE
     x, y = place
     draw.ellipse((x - reach, y - reach, x + reach, y + reach), colour)
-
-
-def _font(size: float):
-    return ImageFont.load_default(size * _FINE)

@@ -1,7 +1,8 @@
 """Attention maps laid over pictures, to be looked at."""
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+from .lettering import centred, width_of
 
 # Heat from cold to hot: the value, then red, green, blue, all 0..1. Dark to bright throughout, so
 # that it reads without colour as well.
@@ -46,10 +47,7 @@ def overlay(picture: np.ndarray, values: np.ndarray, word: str) -> np.ndarray:
 
 def _strip(word: str, width: int, height: int) -> np.ndarray:
     """(height, width, 3) 0..1: the word in the middle, smaller if it would not fit."""
-    image = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(image)
     size = 0.7 * height
-    length = draw.textlength(word, font=ImageFont.load_default(size))
-    font = ImageFont.load_default(size * min(1.0, 0.95 * width / max(length, 1.0)))
-    draw.text((width / 2, height / 2), word, fill="black", font=font, anchor="mm")
-    return np.asarray(image) / 255
+    smaller = min(1.0, 0.95 * width / max(width_of(word, size), 1.0))
+    # There is no font below half a pixel.
+    return np.asarray(centred(word, (width, height), max(0.5, size * smaller), "black")) / 255

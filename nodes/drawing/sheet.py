@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
-_PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (95, 95, 95)
+from .lettering import FAINT, PAPER, centred, width_of
+
+_INK = (20, 20, 20)
 # Of the longer side of a picture: readable where the whole sheet is scaled to a screen.
 _TEXT, _GAP = 0.085, 0.03
 _LEAST_TEXT_PX, _LEAST_GAP_PX = 11, 4
@@ -48,11 +50,11 @@ def contact_sheet(
     across = len(columns.labels) * (width + gap) - gap
     down = len(beside.labels) * (height + gap) - gap
 
-    sheet = Image.new("RGB", (left + across + gap, top + down + gap), _PAPER)
+    sheet = Image.new("RGB", (left + across + gap, top + down + gap), PAPER)
     if columns.title:
-        sheet.paste(_label(columns.title, (across, line), size, _FAINT), (left, gap))
+        sheet.paste(_label(columns.title, (across, line), size, FAINT), (left, gap))
     if beside.title:
-        title = _label(beside.title, (down, line), size, _FAINT)
+        title = _label(beside.title, (down, line), size, FAINT)
         sheet.paste(title.transpose(Image.Transpose.ROTATE_90), (gap, top))
     for column, label in enumerate(columns.labels):
         place = left + column * (width + gap), top - line
@@ -81,8 +83,7 @@ def _image(picture: np.ndarray) -> Image.Image:
 
 def _length(text: str, size: float) -> int:
     """Width of a line of text, in whole pixels."""
-    draw = ImageDraw.Draw(Image.new("RGB", (1, 1)))
-    return int(np.ceil(draw.textlength(text, font=ImageFont.load_default(size))))
+    return int(np.ceil(width_of(text, size)))
 
 
 def _label(text: str, area: tuple[int, int], size: float, ink: tuple[int, int, int]) -> Image.Image:
@@ -92,12 +93,10 @@ def _label(text: str, area: tuple[int, int], size: float, ink: tuple[int, int, i
     """
     width, height = area
     length = max(width, round(_length(text, size) / _ROOM))
-    line = Image.new("RGB", (length, round(_LINE * size)), _PAPER)
-    middle = line.width / 2, line.height / 2
-    ImageDraw.Draw(line).text(middle, text, ink, ImageFont.load_default(size), anchor="mm")
+    line = centred(text, (length, round(_LINE * size)), size, ink)
     if length > width:
         scaled = max(1, round(line.height * width / length))
         line = line.resize((width, scaled), Image.Resampling.LANCZOS)
-    image = Image.new("RGB", area, _PAPER)
+    image = Image.new("RGB", area, PAPER)
     image.paste(line, (0, (height - line.height) // 2))
     return image

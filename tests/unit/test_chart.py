@@ -1,23 +1,17 @@
 """The chart: lines where their numbers are, colours that tell them apart, round numbers on axes."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from doorless import doorless
 
-# By its path: the package around it needs ComfyUI, the file does not.
-PATH = Path(__file__).resolve().parents[2] / "nodes" / "drawing" / "chart.py"
 # Of the frame, pixels.
 LEFT, RIGHT, TOP, BOTTOM = 84, 776, 84, 416
 
 
 @pytest.fixture(scope="module")
 def chart():
-    spec = importlib.util.spec_from_file_location("chart", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with doorless("nodes.drawing.chart") as module:
+        yield module
 
 
 def draw(chart, *lines):

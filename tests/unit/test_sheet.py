@@ -1,21 +1,14 @@
 """The contact sheet: every picture in its place, every label beside it."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-# By its path: the package around it needs ComfyUI, the file does not.
-PATH = Path(__file__).resolve().parents[2] / "nodes" / "drawing" / "sheet.py"
+from doorless import doorless
 
 
 @pytest.fixture(scope="module")
 def sheet():
-    spec = importlib.util.spec_from_file_location("sheet", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with doorless("nodes.drawing.sheet") as module:
+        yield module
 
 
 def plain_pictures(count, height=40, width=60):

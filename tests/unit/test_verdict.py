@@ -1,25 +1,15 @@
 """The verdict: one grade, one thing to change first, and what it was read from."""
 
 import importlib
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from doorless import doorless
 
 
 @pytest.fixture(scope="module")
 def verdict():
-    """The module in a package with empty doorways: the real ones need ComfyUI, it does not."""
-    for name, folder in (("doorless", ROOT), ("doorless.nodes", ROOT / "nodes")):
-        package = ModuleType(name)
-        package.__path__ = [str(folder)]
-        sys.modules[name] = package
-    yield importlib.import_module("doorless.nodes.drawing.verdict")
-    for name in [name for name in sys.modules if name.split(".")[0] == "doorless"]:
-        del sys.modules[name]
+    with doorless("nodes.drawing.verdict") as module:
+        yield module
 
 
 @pytest.fixture
