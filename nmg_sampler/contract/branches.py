@@ -30,12 +30,10 @@ class Branches:
 
     @property
     def count(self) -> int:
-        """Number of branches."""
         return self.targets + self.with_source
 
     @property
     def rows(self) -> int:
-        """Number of rows of all branches."""
         return self.count * self.pictures
 
     @property

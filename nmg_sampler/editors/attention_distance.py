@@ -33,7 +33,6 @@ class SourceAttention:
         return {half for _, half in self.kept}
 
     def wants(self, layer: AttentionLayer) -> bool:
-        """All cross-attention."""
         return layer.attends is Attends.CROSS
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
@@ -63,7 +62,6 @@ class AttentionDistance:
         self.sum = torch.zeros(())
 
     def wants(self, layer: AttentionLayer) -> bool:
-        """All cross-attention."""
         return layer.attends is Attends.CROSS
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:

@@ -69,7 +69,6 @@ class BlendRun:
         self.maps = [ColumnMaps(pair) for pair in blend.words]  # per target
 
     def sees(self, layer: AttentionLayer) -> bool:
-        """Whether it wants the maps of this layer."""
         return shows_words(layer, self.latent)
 
     def add(

@@ -156,11 +156,9 @@ class ObjectMaps:
 
     @property
     def seen(self) -> bool:
-        """Whether there is a map yet."""
         return self.found.total is not None
 
     def sees(self, layer: AttentionLayer) -> bool:
-        """Whether it wants the maps of this layer."""
         return shows_words(layer, self.latent)
 
     def add(self, call: AttentionCall) -> None:

@@ -222,8 +222,19 @@ def test_a_module_of_the_library_says_what_it_is_for(path):
     assert ast.get_docstring(ast.parse(path.read_text("utf-8")))
 
 
+def speaks_by_its_name(node):
+    """Whether a definition is a property, or one line that says yes or no."""
+    if not isinstance(node, ast.FunctionDef):
+        return False
+    marks = {ast.unparse(mark) for mark in node.decorator_list}
+    predicate = node.returns is not None and ast.unparse(node.returns) == "bool"
+    one_line = len(node.body) == 1 and isinstance(node.body[0], ast.Return)
+    return bool(marks & {"property", "cached_property"}) or (predicate and one_line)
+
+
 @each_module
 def test_every_public_definition_of_the_library_has_a_docstring(path):
+    """But for what its name says."""
     tree = ast.parse(path.read_text("utf-8"))
     scopes = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
     # A method that fills in a documented contract speaks through it.
@@ -236,6 +247,7 @@ def test_every_public_definition_of_the_library_has_a_docstring(path):
         and not node.name.startswith("_")
         and not getattr(scope, "name", "").startswith("_")
         and node.name not in inherited
+        and not speaks_by_its_name(node)
         and not ast.get_docstring(node)
     ]
     assert silent == []
