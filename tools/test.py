@@ -6,8 +6,9 @@
     python tools/test.py --comfyui-version 0.24.1   # the host tier on another ComfyUI
 
 A tier is a folder below tests/. Everything after `--` goes to pytest. What is tested is the newest
-ComfyUI known to tools/host_releases.py, and with `--tier all` the host tier runs on the oldest one
-as well; a ComfyUI that is chosen, by an option or COMFYUI_PATH, is the only one.
+ComfyUI known to tools/host_releases.py. With `--tier all` what may differ between ComfyUI versions,
+the host tests marked `host_surface`, runs on the oldest one as well; all of them do with
+`--comfyui-version`. A ComfyUI that is chosen, by an option or COMFYUI_PATH, is the only one.
 """
 
 from __future__ import annotations
@@ -33,8 +34,11 @@ from tools.host_releases import OLDEST
 ROOT = Path(__file__).resolve().parents[1]
 TIERS = ("unit", "parity", "host", "browser")  # each one a folder
 ALL = ("lint", *TIERS)
-# Of the host tier: each has a ComfyUI in it, some 2 GB.
-MOST_PROCESSES = 4
+# Tiers that run in several processes, and how pytest-xdist deals their tests out: the groups of the
+# host tier are in its conftest.py. A browser is one for all.
+DEALT = {"unit": "worksteal", "parity": "worksteal", "host": "loadgroup"}
+MOST_PROCESSES = 4  # with a ComfyUI in it, each takes some 2 GB
+SURFACE = "host_surface"  # the marker of what may differ between ComfyUI versions
 NOTHING_COLLECTED = 5
 
 
@@ -67,10 +71,9 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
         return Result(tier, False, 0.0, str(error))
     whole = not any(_is_place(argument) for argument in arguments)
     places = [str(folder)] if whole else []
-    if tier == "host" and whole and _has_module(environment, "xdist"):
+    if whole and tier in DEALT and _has_module(environment, "xdist"):
         processes = min(os.cpu_count() or 1, MOST_PROCESSES)
-        places += ["-n", str(processes), "--dist", "worksteal"]
-        variables["OMP_NUM_THREADS"] = "1"  # the networks of these tests are small
+        places += ["-n", str(processes), "--dist", DEALT[tier]]
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
         command = [str(environment.python), "-m", "pytest", *places, f"--junitxml={report}"]
@@ -84,14 +87,14 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
 
 
 def run_oldest(arguments: list[str]) -> Result:
-    """The host tier on the oldest ComfyUI that the pack supports."""
+    """What may differ on it, of the host tier, on the oldest ComfyUI that the pack supports."""
     name = f"host {OLDEST.comfyui}"
     try:
         environment = find_or_build(version=OLDEST.comfyui)
     except ToolError as error:
         return Result(name, False, 0.0, str(error))
     say(f"\nComfyUI {environment.version} in {environment.comfyui}")
-    return replace(run_tier("host", environment, arguments), name=name)
+    return replace(run_tier("host", environment, ["-m", SURFACE, *arguments]), name=name)
 
 
 def _is_place(argument: str) -> bool:
@@ -128,6 +131,9 @@ def _variables(tier: str, environment: HostEnvironment) -> dict[str, str]:
     if tier != "unit":
         variables["COMFYUI_PATH"] = str(environment.comfyui)
         variables["COMFYUI_PYTHON"] = str(environment.python)
+    if tier in DEALT:
+        # Their networks are small: a second thread waits more than it works.
+        variables.setdefault("OMP_NUM_THREADS", "1")
     if tier == "browser":
         variables.update(browser_variables(environment.python))
     return variables

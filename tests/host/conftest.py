@@ -7,11 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_models import Differentiation, parity_network
+from host_models import Differentiation, calm_network, parity_network
 
 from tools.host_environment import HostEnvironment
 from tools.host_process import boot
 from tools.host_server import host_server
+
+
+def pytest_collection_modifyitems(config, items):
+    """What stays together when the tier runs in several processes.
+
+    A server takes longer to start than all that is asked of it, so all of its tests share one; the
+    tests of a file share its fixtures, those of a family its model.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        group = "server" if "server" in item.fixturenames else item.path.stem
+        if group == "test_families" and hasattr(item, "callspec"):
+            group += str(item.callspec.params.get("name"))
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -37,18 +52,38 @@ def nodes(pack):
     return {node.__name__: node for node in importlib.import_module("nmg_pack.nodes").NODES}
 
 
-@pytest.fixture(scope="module")
-def vae(nodes):
-    """That of the demo model: for latents of the same channels."""
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result[2]
-
-
 @pytest.fixture(scope="session")
 def model(pack):
     """The network "two"; nothing may change it, a patch goes on a clone."""
     with torch.inference_mode():
         return parity_network("two")
+
+
+@pytest.fixture(scope="session")
+def calm(pack):
+    """The calm network, whose steps are small; nothing may change it, a patch goes on a clone."""
+    with torch.inference_mode():
+        return calm_network()
+
+
+@pytest.fixture(scope="session")
+def demo(nodes):
+    """(model, clip, vae) of the demo model; nothing may change them."""
+    with torch.inference_mode():
+        return nodes["NMGDemoModel"].execute().result
+
+
+@pytest.fixture(scope="session")
+def encode(demo):
+    """The CONDITIONING of a text, by the demo model's text encoder."""
+    node = importlib.import_module("nodes").CLIPTextEncode()
+    return lambda text: node.encode(demo[1], text)[0]
+
+
+@pytest.fixture(scope="session")
+def vae(demo):
+    """That of the demo model: for latents of the same channels."""
+    return demo[2]
 
 
 @pytest.fixture(scope="session")

@@ -29,13 +29,6 @@ def drawing(pack):
     return importlib.import_module("nmg_pack.nodes.drawing.overlay")
 
 
-@pytest.fixture(scope="module")
-def demo(nodes):
-    """(model, clip, vae) of the demo model."""
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result
-
-
 class Made(NamedTuple):
     """A scene, its caption, its picture and its trajectory."""
 

@@ -32,12 +32,6 @@ DISPLAY = {
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return parity_network("two")
-
-
-@pytest.fixture(scope="module")
 def trajectory(pack, nodes, model):
     with torch.inference_mode():
         output = nodes["NMGInvert"].execute(

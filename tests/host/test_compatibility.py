@@ -4,7 +4,11 @@ import asyncio
 import importlib
 import logging
 
+import pytest
+
 from tools.host_server import ROOT
+
+pytestmark = pytest.mark.host_surface
 
 
 def test_too_old_a_host_gets_one_line_and_no_node(host_loader, monkeypatch, caplog):

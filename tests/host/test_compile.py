@@ -9,6 +9,8 @@ import pytest
 import torch
 from host_models import calm_network, first, random_latent, random_prompt, relative
 
+pytestmark = pytest.mark.host_surface
+
 SHAPE = (1, 4, 8, 8)
 # The compiler may sum in another order.
 RUN = 1e-5

@@ -12,13 +12,6 @@ BOX = (slice(None), slice(30, 61), slice(41, 90))
 
 
 @pytest.fixture(scope="module")
-def demo(nodes):
-    """(model, clip, vae) of the demo model."""
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result
-
-
-@pytest.fixture(scope="module")
 def there_and_back(nodes, demo):
     """IMAGE -> pad, encode, something like an edit, decode, crop -> (edit, padding)."""
 

@@ -9,7 +9,6 @@ import torch
 from host_models import (
     LORA,
     first,
-    parity_network,
     parity_weights,
     random_controlnet,
     random_latent,
@@ -18,6 +17,8 @@ from host_models import (
     relative,
 )
 from safetensors.torch import save_file
+
+pytestmark = pytest.mark.host_surface
 
 SHAPE = (1, 4, 8, 8)
 STEPS = 3
@@ -30,12 +31,6 @@ HOLDS = {
 }
 parts = pytest.mark.parametrize("part", PARTS)
 holds = pytest.mark.parametrize("hold", HOLDS.values(), ids=HOLDS)
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return parity_network("two")
 
 
 def lora_file(path):

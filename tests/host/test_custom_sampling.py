@@ -16,18 +16,14 @@ from host_models import (
     sdxl_network,
 )
 
+pytestmark = pytest.mark.host_surface
+
 SHAPE = (1, 4, 8, 8)
 STEPS = 4
 RUN = 1e-4  # float32 rounding of a whole run
 SCENE = 11
 SOURCE = "a green triangle on a dotted black background"
 TARGET = "a red triangle on a dotted black background"
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return parity_network("two")
 
 
 @pytest.fixture(scope="module")

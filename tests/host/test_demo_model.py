@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 
 from demo import scenes
 
+pytestmark = pytest.mark.host_surface
+
 model_file = Path(__file__).resolve().parents[2] / "demo" / "model.safetensors"
 
 

@@ -16,18 +16,6 @@ LONG = "a red circle " * 30
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
-@pytest.fixture(scope="module")
-def demo(pack):
-    with torch.inference_mode():
-        return importlib.import_module("nmg_pack.nodes.demo").NMGDemoModel.execute().result
-
-
-@pytest.fixture(scope="module")
-def encode(demo):
-    host_nodes = importlib.import_module("nodes")
-    return lambda text: host_nodes.CLIPTextEncode().encode(demo[1], text)[0]
-
-
 @pytest.fixture
 def make(nodes, demo):
     def call(source=RED, target=BLUE, clip=demo[1]):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from host_models import (
-    calm_network,
     first,
     random_latent,
     random_prompt,
@@ -23,9 +22,8 @@ RUN = 1e-4  # float32 rounding of a whole run
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

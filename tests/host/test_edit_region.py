@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from host_models import (
-    calm_network,
     first,
     parity_network,
     random_latent,
@@ -27,9 +26,8 @@ def node(pack):
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +51,6 @@ class Made(NamedTuple):
     scene: scenes.Scene
     target: scenes.Scene
     trajectory: object
-
-
-@pytest.fixture(scope="module")
-def demo(nodes):
-    """(model, clip, vae) of the demo model."""
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result
-
-
-@pytest.fixture(scope="module")
-def encode(demo):
-    clip = demo[1]
-    return lambda text: clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 @pytest.fixture(scope="module")

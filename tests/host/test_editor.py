@@ -17,15 +17,11 @@ from host_models import (
     sdxl_network,
 )
 
+pytestmark = pytest.mark.host_surface
+
 SHAPE = (1, 4, 8, 8)
 STEPS = 3
 RUN = 1e-4  # float32 rounding of a whole run
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return parity_network("two")
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_models import first, parity_network, random_latent, random_prompt
+from host_models import first, random_latent, random_prompt
+
+pytestmark = pytest.mark.host_surface
 
 SHAPE = (1, 4, 8, 8)
-
-
-@pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return parity_network("two")
 
 
 @pytest.fixture

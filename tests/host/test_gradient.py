@@ -22,6 +22,8 @@ from host_models import (
     with_lora_in_the_weights,
 )
 
+pytestmark = pytest.mark.host_surface
+
 # A weight or an activation of fp16 is off by 5e-4, of bf16 by 4e-3; it adds up over the layers.
 HALF = {torch.float16: 1e-2, torch.bfloat16: 8e-2}
 

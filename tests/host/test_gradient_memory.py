@@ -19,6 +19,8 @@ from host_models import (
 )
 from memory import peak_bytes
 
+pytestmark = pytest.mark.host_surface
+
 
 @pytest.fixture
 def keep(pack):

@@ -8,6 +8,8 @@ import torch
 from host_edits import RUN, SHAPE, edit, edited, guidance, invert
 from host_models import first, relative
 
+pytestmark = pytest.mark.host_surface
+
 
 class Evaluations:
     """Counts what reaches the network: (rows, in a gradient pass) of each call."""

@@ -14,6 +14,8 @@ from host_models import (
     with_lora_in_the_weights,
 )
 
+pytestmark = pytest.mark.host_surface
+
 
 def _mask(top, left):
     mask = torch.zeros(1, 64, 64)

@@ -5,6 +5,8 @@ import torch
 from host_edits import RUN, edit, edited, euler, guidance, invert
 from host_models import first, relative
 
+pytestmark = pytest.mark.host_surface
+
 
 def _calc_function(host, args):
     options = dict(args["model_options"])

@@ -16,6 +16,8 @@ from host_models import (
     relative,
 )
 
+pytestmark = pytest.mark.host_surface
+
 
 @pytest.mark.parametrize("prediction", ["EPS", "V_PREDICTION"])
 def test_the_hosts_sampler_takes_the_noisiest_state_back_to_the_picture(nodes, prediction):

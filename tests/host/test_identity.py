@@ -12,6 +12,8 @@ from host_models import (
     random_tensor,
 )
 
+pytestmark = pytest.mark.host_surface
+
 
 @pytest.fixture
 def identify(model_tools):

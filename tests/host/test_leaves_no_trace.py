@@ -8,6 +8,8 @@ import pytest
 import torch
 from host_models import parity_network, random_latent, random_prompt
 
+pytestmark = pytest.mark.host_surface
+
 STEPS = 3
 SHAPE = (1, 4, 8, 8)
 

@@ -37,19 +37,6 @@ def model(pack):
         return parity_network("sd4")
 
 
-@pytest.fixture(scope="module")
-def demo(pack):
-    """(model, clip, vae)"""
-    with torch.inference_mode():
-        return importlib.import_module("nmg_pack.nodes.demo").NMGDemoModel.execute().result
-
-
-@pytest.fixture(scope="module")
-def encode(demo):
-    host_nodes = importlib.import_module("nodes")
-    return lambda text: host_nodes.CLIPTextEncode().encode(demo[1], text)[0]
-
-
 def prompt(seed):
     return random_prompt(seed, width=64)
 

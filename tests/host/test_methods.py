@@ -6,7 +6,6 @@ import pytest
 import torch
 from host_models import (
     FLOAT32,
-    calm_network,
     conditioning,
     first,
     parity_network,
@@ -26,9 +25,8 @@ TARGET = "a red triangle on a striped blue background"
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,8 @@ RUN = 1e-4  # float32 rounding of a whole run
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,12 @@
 
 import importlib
 
+import pytest
+
 from tools.host_releases import OLDEST
 from tools.host_server import PACK_NAME, ROOT
+
+pytestmark = pytest.mark.host_surface
 
 
 def test_the_host_reads_the_description_of_the_pack(pack):

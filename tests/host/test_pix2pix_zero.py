@@ -29,9 +29,8 @@ each_choice = pytest.mark.parametrize("halves", ["together", "separate"])
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

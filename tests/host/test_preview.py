@@ -6,7 +6,6 @@ import pytest
 import torch
 from host_models import (
     FLOAT32,
-    calm_network,
     first,
     random_latent,
     random_prompt,
@@ -14,15 +13,16 @@ from host_models import (
     relative,
 )
 
+pytestmark = pytest.mark.host_surface
+
 SHAPE = (1, 4, 8, 12)
 STEPS = 4
 SCALE = 3.0
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Prompt-to-Prompt through the nodes, on the demo model with its real text encoder."""
 
-import importlib
-
 import pytest
 import torch
 from host_models import first, relative
@@ -12,19 +10,6 @@ RUN = 1e-4  # float32 rounding of a whole run
 SCENE = 11
 SOURCE = "a green triangle on a dotted black background"
 TARGET = "a red triangle on a dotted black background"
-
-
-@pytest.fixture(scope="module")
-def demo(pack):
-    with torch.inference_mode():
-        nodes = importlib.import_module("nmg_pack.nodes.demo")
-        return nodes.NMGDemoModel.execute().result
-
-
-@pytest.fixture(scope="module")
-def encode(demo):
-    host_nodes = importlib.import_module("nodes")
-    return lambda text: host_nodes.CLIPTextEncode().encode(demo[1], text)[0]
 
 
 @pytest.fixture(scope="module")

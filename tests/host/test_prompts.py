@@ -9,6 +9,8 @@ from family_models import TOKENIZERS
 from host_models import tokenizer_alone
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.host_surface
+
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "model.safetensors"
 SENTENCE = "A cyan cat, sitting on a checkered mat."
 LONG = ", ".join(["a cyan cat on a checkered mat"] * 12)

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from host_models import calm_network, first, random_latent, random_prompt, random_tensor
+from host_models import first, random_latent, random_prompt, random_tensor
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 3
@@ -12,9 +12,8 @@ SCALES = {"text_scale": 7.5, "noise_map_scale": 1.5, "gradient_scale": 500.0, "m
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

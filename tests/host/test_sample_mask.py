@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from host_models import calm_network, first, random_latent, random_prompt, relative
+from host_models import first, random_latent, random_prompt, relative
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 5
@@ -12,9 +12,8 @@ RUN = 1e-4  # float32 rounding of a whole run
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from host_contract import CONTRACTS, Contract
 
+pytestmark = pytest.mark.host_surface
+
 ROOT = Path(__file__).resolve().parents[2]
 
 OPTIONS = {

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.host_surface
+
 SECONDS = 240  # a shared machine with two cores; alone it takes a few
 MODEL, SOURCE, TARGET, EMPTY = "model", "source prompt", "target prompt", "empty prompt"
 PICTURE, ENCODE, INVERT, SAMPLE, DECODE, SAVE = (

@@ -8,6 +8,8 @@ from PIL import Image
 from tools.host_server import PACK_NAME, ROOT
 from tools.workflow import find_node, load_workflow, set_input, to_api
 
+pytestmark = pytest.mark.host_surface
+
 NAME = "Edit a real picture"
 BLUEPRINT = ROOT / "subgraphs" / f"{NAME}.json"
 KNOB, TEXT_SCALE, NOISE_MAP_SCALE = (

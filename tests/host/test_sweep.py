@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import torch
-from host_models import calm_network, first, random_latent, random_prompt, random_tensor
+from host_models import first, random_latent, random_prompt, random_tensor
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 3
@@ -19,9 +19,8 @@ CELLS = [(row, column) for row in (0.0, 1.5, 5.0) for column in (1.0, 7.5)]
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

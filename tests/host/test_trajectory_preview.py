@@ -5,16 +5,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from host_models import calm_network, first, random_latent, random_prompt, random_tensor
+from host_models import first, random_latent, random_prompt, random_tensor
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 6
 
 
 @pytest.fixture(scope="module")
-def model(pack):
-    with torch.inference_mode():
-        return calm_network()
+def model(calm):
+    return calm
 
 
 @pytest.fixture(scope="module")

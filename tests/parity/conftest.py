@@ -9,7 +9,8 @@ from tools.host_process import boot
 
 @pytest.fixture(scope="session")
 def pack():
-    return boot()
+    # The attention that the host takes on a card: the one for the CPU is several times slower.
+    return boot(args=("--cpu", "--use-pytorch-cross-attention"))
 
 
 @pytest.fixture(scope="session")

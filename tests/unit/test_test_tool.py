@@ -36,18 +36,20 @@ def run(monkeypatch, capsys):
     return command
 
 
-def test_everything_is_the_newest_and_the_host_tier_on_the_oldest(run):
+def test_everything_is_the_newest_and_what_may_differ_the_oldest(run):
     code, ran, out = run()
     assert code == 0
-    assert [part[:2] for part in ran] == [
-        *((name, NEWEST.comfyui) for name in test.ALL),
-        ("host", OLDEST.comfyui),
+    surface = ["-m", test.SURFACE]
+    assert ran == [
+        *((name, NEWEST.comfyui, []) for name in test.ALL),
+        ("host", OLDEST.comfyui, surface),
     ]
+    assert run("--", "-x")[1][-1] == ("host", OLDEST.comfyui, [*surface, "-x"])
     assert f"host {OLDEST.comfyui} " in out
     assert run("--tier", "all")[1] == ran
 
 
-def test_a_version_alone_means_its_host_tier(run):
+def test_a_version_alone_means_all_of_its_host_tier(run):
     assert run("--comfyui-version", "0.24.1", "--", "-x")[1] == [("host", "0.24.1", ["-x"])]
 
 
@@ -79,17 +81,44 @@ def test_an_oldest_comfyui_that_cannot_be_built_fails_the_run(run, monkeypatch):
     assert "no luck" in out
 
 
-@pytest.mark.parametrize("tier", ["host", "parity"])
+@pytest.fixture
+def called(monkeypatch):
+    """A function that runs a tier without running anything: its command and its variables."""
+    calls = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(test, "_has_module", lambda environment, name: True)
+    monkeypatch.setattr(test, "browser_variables", lambda python: {})
+    monkeypatch.setattr(test, "_call", lambda *call: calls.append(call) or 0)
+    environment = HostEnvironment(Path("ComfyUI"), Path("python"), "unknown")
+
+    def call(tier, *arguments):
+        assert test.run_tier(tier, environment, list(arguments)).passed
+        return calls.pop()
+
+    return call
+
+
+@pytest.mark.parametrize("tier", test.TIERS)
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("arguments", [[], ["-x"], ["tests/host/test_cost.py"]], ids=str)
-def test_the_whole_host_tier_runs_in_processes_side_by_side(monkeypatch, tier, there, arguments):
-    called = []
+def test_a_whole_tier_runs_in_processes_side_by_side(called, monkeypatch, tier, there, arguments):
     monkeypatch.setattr(test, "_has_module", lambda environment, name: there)
-    monkeypatch.setattr(test, "_call", lambda command, variables: called.append(command) or 0)
-    environment = HostEnvironment(Path("ComfyUI"), Path("python"), "unknown")
-    assert test.run_tier(tier, environment, arguments).passed
-    [command] = called
+    command, _ = called(tier, *arguments)
     whole = arguments != ["tests/host/test_cost.py"]
     assert (str(test.ROOT / "tests" / tier) in command) is whole
-    assert ("-n" in command) is (whole and there and tier == "host")
+    assert ("-n" in command) is (whole and there and tier != "browser")
     assert command[len(command) - len(arguments) :] == arguments
+
+
+def test_the_groups_of_the_host_tier_stay_together(called):
+    command, _ = called("host")
+    assert command[command.index("--dist") + 1] == "loadgroup"
+
+
+@pytest.mark.parametrize("tier", test.TIERS)
+def test_small_networks_have_one_thread_unless_another_number_is_asked_for(
+    called, monkeypatch, tier
+):
+    assert called(tier)[1].get("OMP_NUM_THREADS") == (None if tier == "browser" else "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert called(tier)[1]["OMP_NUM_THREADS"] == "3"
