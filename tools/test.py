@@ -39,6 +39,7 @@ ALL = ("lint", *TIERS)
 DEALT = {"unit": "worksteal", "parity": "worksteal", "host": "loadgroup"}
 MOST_PROCESSES = 4  # with a ComfyUI in it, each takes some 2 GB
 SURFACE = "host_surface"  # the marker of what may differ between ComfyUI versions
+SLOWEST = 25  # tests whose seconds are told at the end of a tier
 NOTHING_COLLECTED = 5
 
 
@@ -76,7 +77,8 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
         places += ["-n", str(processes), "--dist", DEALT[tier]]
     with tempfile.TemporaryDirectory() as temporary:
         report = Path(temporary) / "report.xml"
-        command = [str(environment.python), "-m", "pytest", *places, f"--junitxml={report}"]
+        command = [str(environment.python), "-m", "pytest", *places]
+        command += [f"--durations={SLOWEST}", f"--junitxml={report}"]
         code = _call([*command, *arguments], variables)
         note = _counts(report)
     if code == NOTHING_COLLECTED:

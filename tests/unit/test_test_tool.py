@@ -116,6 +116,15 @@ def test_the_groups_of_the_host_tier_stay_together(called):
 
 
 @pytest.mark.parametrize("tier", test.TIERS)
+def test_the_slowest_tests_are_told_unless_others_are_asked_for(called, tier):
+    command, _ = called(tier, "--durations=3")
+    assert [word for word in command if word.startswith("--durations")] == [
+        f"--durations={test.SLOWEST}",
+        "--durations=3",
+    ]
+
+
+@pytest.mark.parametrize("tier", test.TIERS)
 def test_small_networks_have_one_thread_unless_another_number_is_asked_for(
     called, monkeypatch, tier
 ):
