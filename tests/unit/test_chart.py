@@ -23,11 +23,21 @@ def colour_at(array, x, y):
     return tuple(int(c) for c in np.rint(255 * array[round(y), round(x)]))
 
 
-def test_it_is_an_image_of_a_fixed_size(chart):
+def test_it_is_an_image_of_a_fixed_size_with_everything_inside_the_paper(chart):
     made = draw(chart, ("a", range(4), [0.0, 1.0, 0.5, 2.0]))
     assert made.shape == (480, 800, 3)
     assert made.dtype == np.float32
-    assert 0 <= made.min() < made.max() <= 1
+    assert (made.min() >= 0) & (made.max() == 1)
+    for edge in (made[:4], made[-4:], made[:, :4], made[:, -4:]):
+        assert (edge == 1).all()
+
+
+def test_title_axes_and_names_stand_where_they_are_looked_for(chart):
+    made = draw(chart, ("a", range(4), [0.0, 1.0, 0.5, 2.0]))
+    title, across, up = made[14:38, LEFT : LEFT + 60], made[448:472, 380:480], made[200:300, 4:40]
+    names = made[TOP - 36 : TOP - 8, LEFT : LEFT + 120]
+    for written in (title, across, up, names):
+        assert (written < 0.6).any()
 
 
 def test_each_line_ends_where_its_last_number_is(chart):
