@@ -14,12 +14,6 @@ OTHER = "a blue triangle on a dotted black background"
 
 
 @pytest.fixture(scope="module")
-def demo(nodes):
-    with torch.inference_mode():
-        return nodes["NMGDemoModel"].execute().result
-
-
-@pytest.fixture(scope="module")
 def encode(nodes, demo):
     """NMG Prompts: the words travel with the prompt."""
     return lambda text: first(nodes["NMGPrompts"].execute(demo[1], text))
