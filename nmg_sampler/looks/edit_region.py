@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from .. import checks
+from ..contract.branches import Branches
 from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.predictor import Predictor, Prompt
 from ..trajectory.levels import eps_to_x0
@@ -76,15 +77,16 @@ def edit_region(
     checks.share("threshold", threshold, "0 keeps the mask soft.")
     checks.count("grow", grow, 0, "It counts latent cells; 0 is as found.")
     batch, _, *size = trajectory.shape
+    branches = Branches(batch, targets)
     total = torch.zeros(targets, batch, 1, *size, dtype=trajectory.states.dtype, device=device)
     for index, entry in enumerate(entries):
         level = trajectory.schedule.levels[entry]
         x = trajectory.states[entry].to(device)
         source = predictor.eps(x, level, Prompt.SOURCE)
-        target = predictor.eps(x.repeat(targets, 1, 1, 1), level, Prompt.POSITIVE)
+        target = predictor.eps(branches.repeat(x), level, Prompt.POSITIVE)
         for eps in (source, target):
             check_finite(eps, "prediction", index, len(entries), level)
-        difference = (target.unflatten(0, (targets, batch)) - source).abs()
+        difference = (branches.split(target) - source).abs()
         total += difference.mean(2, keepdim=True)
         if on_step is not None:
             shown = eps_to_x0(x, target[:batch], level)

@@ -1,5 +1,6 @@
 """One file per paper: how a step is held to the picture."""
 
+from ..contract.guidance import Guidance, PlainGuidance
 from .direct_inversion import DirectInversion as DirectInversion
 from .edit_friendly import STEP_NOISE as STEP_NOISE
 from .edit_friendly import EditFriendly as EditFriendly
@@ -39,3 +40,14 @@ from .sweep import parameters_of as parameters_of
 from .sweep import parse_values as parse_values
 from .sweep import sweep_parameters as sweep_parameters
 from .sweep import sweep_settings as sweep_settings
+
+# What a run can be held by, in the order of the menus that offer them.
+METHODS: tuple[type[Guidance], ...] = (
+    NoiseMapGuidance,
+    PlainGuidance,
+    DirectInversion,
+    EditFriendly,
+    NegativePromptGuidance,
+    NullTextGuidance,
+    ProximalGuidance,
+)

@@ -18,13 +18,11 @@ from ..contract.predictor import PromptEmbedding, Request
 from ..errors import InvalidInput, TrajectoryMismatch
 from ..trajectory.recorded import RecordedStates
 from ..trajectory.schedule import Step
-from ..trajectory.trajectory import Trajectory
+from ..trajectory.trajectory import SAME_PICTURE, Trajectory
 
 # The published code: the learning rate falls by this part of itself per step, and the loss that is
 # good enough rises by this much.
 RATE_DECAY, TOLERANCE_RISE = 1 / 100, 2e-5
-# Of a state's norm. Rounding to half precision, as files do, is below 1e-3; another picture is 1.
-SAME_PICTURE = 0.01
 
 
 @dataclass(frozen=True)

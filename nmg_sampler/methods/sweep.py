@@ -5,13 +5,12 @@ whole or real number among a method's settings.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import NamedTuple, get_type_hints
 
 from ..contract.guidance import Guidance, check_text_scale
 from ..errors import InvalidInput
-from .noise_map import NoiseMapGuidance
 
 MOST_CELLS = 64
 TEXT_SCALE = "text_scale"
@@ -61,9 +60,8 @@ def _number(argument: str, text: str, part: str) -> float:
     )
 
 
-def sweep_parameters() -> list[str]:
-    """The parameters of all methods there are, those of Noise Map Guidance first."""
-    methods = [NoiseMapGuidance, *_below(Guidance)]
+def sweep_parameters(methods: Iterable[type[Guidance]]) -> list[str]:
+    """The parameters of these methods in their order, each once."""
     return list(dict.fromkeys(name for method in methods for name in parameters_of(method)))
 
 
@@ -78,12 +76,6 @@ def parameters_of(method: type[Guidance]) -> dict[str, type]:
     types = {field.name: hints[field.name] for field in fields(method)}
     numbers = {name: kind for name, kind in types.items() if kind in (int, float)}
     return {} if TEXT_SCALE in numbers else {TEXT_SCALE: float, **numbers}
-
-
-def _below(kind: type[Guidance]) -> Iterator[type[Guidance]]:
-    for method in kind.__subclasses__():
-        yield method
-        yield from _below(method)
 
 
 def sweep_settings(

@@ -11,6 +11,10 @@ from ..errors import InvalidInput, TrajectoryMismatch
 from .levels import Family
 from .schedule import Schedule
 
+# How far apart two states of one picture may be, of a state's norm. Rounding to half precision, as
+# files do, is below 1e-3; another picture is 1.
+SAME_PICTURE = 0.01
+
 
 @dataclass(frozen=True)
 class ModelIdentity:

@@ -3,7 +3,7 @@
 from .alignment import Alignment as Alignment
 from .alignment import AlignmentMode as AlignmentMode
 from .alignment import align as align
-from .alignment import official_replacement as official_replacement
+from .alignment_summary import summarise as summarise
 from .cutting import Atom as Atom
 from .cutting import cut as cut
 from .cutting import join as join
@@ -22,3 +22,4 @@ from .settings import parse_pairs as parse_pairs
 from .settings import self_steps as self_steps
 from .settings import word_schedule as word_schedule
 from .settings import word_weights as word_weights
+from .token_mapping import TokenMapping as TokenMapping

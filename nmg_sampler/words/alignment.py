@@ -74,30 +74,6 @@ def align(source: TokenizedPrompt, target: TokenizedPrompt, mode: AlignmentMode 
     return _finished(draft)
 
 
-def official_replacement(source: TokenizedPrompt, target: TokenizedPrompt) -> Alignment:
-    """`replace` as the published code has it, for parity alone.
-
-    After the last changed word it maps column j to column j although the tokens have moved, and
-    stops where the first of the two prompts ends. Words are changed if they are spelt differently.
-
-    Raises:
-        InvalidInput: the numbers of words differ.
-    """
-    _check_counts(source, target)
-    draft = TokenMapping(source, target)
-    i = j = 0
-    for old, new in zip(source.words, target.words, strict=True):
-        if old.text == new.text:
-            continue
-        ahead = old.tokens[0] - i
-        draft.pair(zip(range(i, i + ahead), range(j, j + ahead), strict=True))
-        draft.spread(old.tokens, new.tokens)
-        i, j = old.tokens[-1] + 1, new.tokens[-1] + 1
-    rest = min(len(source.ids) - i, len(target.ids) - j)
-    draft.pair(zip(range(j, j + rest), range(j, j + rest), strict=True))
-    return _finished(draft)
-
-
 def _finished(draft: TokenMapping) -> Alignment:
     parts = draft.source, draft.target, draft.mapping, draft.copied
     return Alignment(draft.mapping, draft.copied, summarise(*parts))

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ...nmg_sampler.methods import (
+    METHODS,
     MOST_CELLS,
     Swept,
     parse_values,
@@ -18,7 +19,7 @@ from ..host.runs import run_sweep
 from .inputs import choose_guidance
 from .sample import NMGSample
 
-_PARAMETERS = sweep_parameters()
+_PARAMETERS = sweep_parameters(METHODS)
 _CELL_PX = 384
 
 

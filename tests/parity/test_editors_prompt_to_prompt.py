@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from published_alignment import official_replacement
 from recorded import (
     END_TOLERANCE,
     FLIPPED,
@@ -35,7 +36,6 @@ def editor_of(name, published=True):
     """The recorded controller; with `published` its replacement has the published defect."""
     library = importlib.import_module("nmg_pack.nmg_sampler")
     settings = importlib.import_module("nmg_pack.nmg_sampler.words.settings")
-    alignment = importlib.import_module("nmg_pack.nmg_sampler.words.alignment")
     tokenize = importlib.import_module("nmg_pack.nodes.host.models.tokens").tokenize
     parameters = recorded(name).parameters
     controller = json.loads(parameters["controller"])
@@ -43,7 +43,7 @@ def editor_of(name, published=True):
         tokenize(Tokens(), parameters[f"{branch}_prompt"]) for branch in ("source", "target")
     )
     if published and controller["kind"] == "replace":
-        aligned = alignment.official_replacement(source, target)
+        aligned = official_replacement(source, target)
     else:
         aligned = library.align(source, target, controller["kind"])
     weights = ", ".join(f"{word}:{value}" for word, value in controller.get("reweight", {}).items())

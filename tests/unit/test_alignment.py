@@ -4,10 +4,11 @@ from functools import cache
 
 import pytest
 import torch
+from published_alignment import official_replacement
 from toy_prompts import toy_prompt
 
 from nmg_sampler import InvalidInput
-from nmg_sampler.words import AlignmentMode, align, official_replacement
+from nmg_sampler.words import AlignmentMode, align
 
 # Sums of shares such as 1/3 in float32.
 ROUNDING = {"rtol": 0, "atol": 1e-6}

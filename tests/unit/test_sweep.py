@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import pytest
 
+import nmg_sampler
 from nmg_sampler import (
     DirectInversion,
+    FlowEdit,
     Guidance,
     InvalidInput,
     NegativePromptGuidance,
@@ -17,6 +19,7 @@ from nmg_sampler import (
     official_guidance,
 )
 from nmg_sampler.methods import (
+    METHODS,
     MOST_CELLS,
     Setting,
     Swept,
@@ -104,7 +107,7 @@ def test_a_method_that_this_file_does_not_know_can_be_swept():
     assert parameters_of(Later) == {"text_scale": float, "depth": int, "share": float}
     (setting,) = grid(("depth", [3.0]), ("share", [0.1]), Later())
     assert setting.guidance == Later(depth=3, share=0.1)
-    assert {"depth", "share"} <= set(sweep_parameters())
+    assert sweep_parameters([PlainGuidance, Later]) == ["text_scale", "depth", "share"]
 
 
 def test_a_method_without_numbers_leaves_the_text_scale():
@@ -116,10 +119,19 @@ def test_a_method_made_for_one_text_scale_lets_none_be_swept():
 
 
 def test_the_parameters_of_nmg_come_first_and_each_once():
-    names = sweep_parameters()
+    names = sweep_parameters(METHODS)
     assert names[:3] == ["text_scale", "noise_map_scale", "gradient_scale"]
     assert len(set(names)) == len(names)
     assert {"interpolation", "quantile", "strength", "dilate"} <= set(names)
+
+
+def test_every_method_of_the_library_is_listed_or_waits_for_its_node():
+    methods = {
+        value
+        for value in vars(nmg_sampler.methods).values()
+        if isinstance(value, type) and issubclass(value, Guidance) and value is not Guidance
+    }
+    assert methods - {*METHODS} == {FlowEdit}
 
 
 @pytest.mark.parametrize("guidance", [DirectInversion(), NegativePromptGuidance()], ids=repr)

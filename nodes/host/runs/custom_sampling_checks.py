@@ -5,11 +5,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ....nmg_sampler import InvalidInput, Schedule, Trajectory, TrajectoryMismatch
 from ....nmg_sampler.loops import check_moves_nothing
+from ....nmg_sampler.trajectory import SAME_PICTURE
 from ..models.model import half_done, is_pure_noise
 from .plan import SamplingPlan
-
-# Of a latent's norm. Rounding to half precision, as files do, is below 1e-3; another picture is 1.
-_SAME_LATENT = 0.01
 
 
 def sigmas_of(schedule: Schedule) -> torch.Tensor:
@@ -68,7 +66,7 @@ def check_start(
     noisiest = half_done(model, trajectory.states[-1].float(), trajectory.schedule.levels[-1])
     own = (plan.picture, model.model.process_latent_out(noisiest))
     given = latent.cpu().float()
-    if not any(float((given - one).norm()) <= _SAME_LATENT * float(one.norm()) for one in own):
+    if not any(float((given - one).norm()) <= SAME_PICTURE * float(one.norm()) for one in own):
         raise TrajectoryMismatch.of(
             "latent_image",
             "is not of the trajectory's picture",
