@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 
@@ -137,6 +138,22 @@ def test_every_folder_of_code_is_a_room():
     folders = {path.parent for path in (*LIBRARY, *(ROOT / "nodes").rglob("*.py"))}
     halls = {"nmg_sampler", "nodes", "nodes/host"}  # they list what is in their rooms
     assert {folder.relative_to(ROOT).as_posix() for folder in folders} - halls == set(ARROWS)
+
+
+def test_the_table_of_the_document_is_this_one():
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([a-z_/]+)` \|(.*)\|$", text, re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", rooms)) for name, rooms in rows} == ARROWS
+
+
+def test_every_file_that_the_documents_for_builders_name_is_there():
+    for document in (ROOT / "docs" / "architecture.md", ROOT / "CONTRIBUTING.md"):
+        named = re.findall(
+            r"`((?:nmg_sampler|nodes|tests|tools|docs)/[\w/.-]+)`", document.read_text("utf-8")
+        )
+        assert named
+        missing = [name for name in named if "NAME" not in name and not (ROOT / name).exists()]
+        assert missing == [], document.name
 
 
 def test_no_two_rooms_need_each_other():
