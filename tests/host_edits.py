@@ -4,6 +4,7 @@ import importlib
 
 import torch
 from host_models import first, random_latent, random_prompt
+from host_nodes import guidance as noise_map_guidance
 
 SHAPE = (1, 4, 8, 8)
 STEPS = 3
@@ -14,14 +15,14 @@ RUN = 1e-4
 def invert(nodes, model, latent=None, steps=STEPS, schedule="ddim_uniform", prompt=None):
     latent = random_latent(SHAPE) if latent is None else latent
     prompt = random_prompt(1) if prompt is None else prompt
-    return nodes["NMGInvert"].execute(model, prompt, latent, steps, schedule)
+    return nodes["NMGInvert"].execute(model, prompt, latent, steps=steps, schedule=schedule)
 
 
 def guidance(nodes, mode="official", gradient="full", loss="l2", scale=1.0, **options):
     """l2: its energy has no sign in it, so rounding cannot flip an element."""
-    return first(
-        nodes["NMGGuidance"].execute(mode, gradient, loss, "auto", scale, 200.0, 0, 1, **options)
-    )
+    scales = {"noise_map_scale": scale, "gradient_scale": 200.0}
+    kind = {"mode": mode, "gradient": gradient, "loss": loss}
+    return noise_map_guidance(nodes, **kind, **scales, **options)
 
 
 def edit(nodes, model, trajectory, method=None, text_scale=5.0, **inputs):

@@ -42,7 +42,9 @@ def invert(nodes, demo, caption, images):
     model, clip, vae = demo
     latent = {"samples": vae.encode(images)}
     source = clip.encode_from_tokens_scheduled(clip.tokenize(caption))
-    return first(nodes["NMGInvert"].execute(model, source, latent, STEPS, "official-masactrl"))
+    return first(
+        nodes["NMGInvert"].execute(model, source, latent, steps=STEPS, schedule="official-masactrl")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +181,15 @@ def test_the_mask_of_a_word_is_a_mask_for_sampling(nodes, node, demo, pictures):
 
     def edit(mask):
         prompts = [clip.encode_from_tokens_scheduled(clip.tokenize(t)) for t in ("a star", "")]
-        arguments = (model, made.trajectory, *prompts, 3.0, 5.0, 5000.0, "fused")
-        return first(nodes["NMGSample"].execute(*arguments, mask=mask))["samples"]
+        run = nodes["NMGSample"].execute(
+            *(model, made.trajectory, *prompts),
+            text_scale=3.0,
+            noise_map_scale=5.0,
+            gradient_scale=5000.0,
+            mode="fused",
+            mask=mask,
+        )
+        return first(run)["samples"]
 
     assert relative(edit(mask), edit(None)) > 0.01
 
@@ -208,7 +217,9 @@ def test_more_levels_than_there_are_states_are_all_of_the_middle(node, demo, pic
 def test_the_maps_of_all_columns_together_are_one_everywhere(nodes, maps):
     model = parity_network("two")
     latent = random_latent((1, 4, 8, 8))
-    made = first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, 5, "official"))
+    made = first(
+        nodes["NMGInvert"].execute(model, random_prompt(1), latent, steps=5, schedule="official")
+    )
     found, _ = maps.run_attention_maps(model, made, [(1,), (2, 3)], 7, 2, 2)
     assert found.shape == (2, 1, 4, 4)
     everything, _ = maps.run_attention_maps(model, made, [tuple(range(7))], 7, 2, 2)

@@ -17,6 +17,7 @@ from host_models import (
     random_prompt,
     random_tensor,
 )
+from host_nodes import choices
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -35,7 +36,7 @@ DISPLAY = {
 def trajectory(pack, nodes, model):
     with torch.inference_mode():
         output = nodes["NMGInvert"].execute(
-            model, random_prompt(1), random_latent(SHAPE), 3, "official"
+            model, random_prompt(1), random_latent(SHAPE), steps=3, schedule="official"
         )
         return first(output)
 
@@ -91,20 +92,6 @@ def sampling(model, trajectory, **inputs):
         "noise_map_scale": 1.0,
         "gradient_scale": 5000.0,
         "mode": "fused",
-        **inputs,
-    }
-
-
-def choices(**inputs):
-    return {
-        "mode": "fused",
-        "gradient": "direct",
-        "loss": "l1",
-        "reference": "auto",
-        "noise_map_scale": 1.0,
-        "gradient_scale": 5000.0,
-        "start": 0.0,
-        "end": 1.0,
         **inputs,
     }
 

@@ -8,6 +8,7 @@ import importlib
 import pytest
 import torch
 from host_models import calm_network, first, random_latent, random_prompt, relative
+from host_nodes import PLAIN, guidance
 
 pytestmark = pytest.mark.host_surface
 
@@ -62,16 +63,18 @@ def compiled(model, backend):
 def invert(nodes, model, steps=3):
     node = nodes["NMGInvert"]
     return first(
-        node.execute(model, random_prompt(1), random_latent(SHAPE), steps, "official-masactrl")
+        node.execute(
+            model, random_prompt(1), random_latent(SHAPE), steps=steps, schedule="official-masactrl"
+        )
     )
 
 
 def edit(nodes, model, trajectory, mode="fused", gradient="direct", editor=None, scale=5.0):
-    settings = mode, gradient, "l1", "auto", 1.0, 5000.0, 0.0, 1.0
-    method = first(nodes["NMGGuidance"].execute(*settings))
     output = nodes["NMGSample"].execute(
-        *(model, trajectory, random_prompt(2), random_prompt(3), scale, 0.0, 0.0, "fused"),
-        guidance=method,
+        *(model, trajectory, random_prompt(2), random_prompt(3)),
+        text_scale=scale,
+        **PLAIN,
+        guidance=guidance(nodes, mode=mode, gradient=gradient),
         editor=editor,
     )
     return first(output)["samples"]
@@ -110,12 +113,17 @@ def test_the_gradient_pass_runs_as_without_compilation(nodes, model, compiled, b
 
 
 @pytest.mark.parametrize(
-    ("node", "settings"), [("NMGMasaCtrl", (0, 0)), ("NMGPix2PixZero", (0.1,))], ids=str
+    ("node", "settings"),
+    [
+        ("NMGMasaCtrl", {"start_step": 0, "start_layer": 0}),
+        ("NMGPix2PixZero", {"attention_scale": 0.1}),
+    ],
+    ids=["NMGMasaCtrl", "NMGPix2PixZero"],
 )
 def test_an_editor_acts_on_a_compiled_model(nodes, model, compiled, backend, node, settings):
     # Compiled without it: a pass with an editor must not go on with that code.
     trajectory = invert(nodes, compiled)
-    editor = first(nodes[node].execute(*settings))
+    editor = first(nodes[node].execute(**settings))
     edited = edit(nodes, compiled, trajectory, editor=editor)
     assert relative(edited, edit(nodes, model, trajectory, editor=editor)) < RUN
     assert relative(edited, edit(nodes, model, trajectory)) > 100 * RUN

@@ -55,7 +55,9 @@ def bits(image):
 
 
 def composite(nodes, original, edited, mask, grow=0, feather=0, **options):
-    run = nodes["NMGCompositeOriginal"].execute(original, edited, mask, grow, feather, **options)
+    run = nodes["NMGCompositeOriginal"].execute(
+        original, edited, mask, grow=grow, feather=feather, **options
+    )
     return run.result
 
 
@@ -152,7 +154,11 @@ def test_an_empty_mask_is_the_original_and_a_full_one_the_edit_at_any_size(
 def test_masks_of_the_padded_picture_are_cropped_with_it(nodes):
     size = (117, 123)
     masks = random_tensor((2, *size), 3).clamp(0, 1)
-    run = nodes["NMGPadToGrid"].execute(pictures(size, 2), 8, masks, place="all around").result
+    run = (
+        nodes["NMGPadToGrid"]
+        .execute(pictures(size, 2), multiple=8, mask=masks, place="all around")
+        .result
+    )
     padded, padded_masks, padding = run
     assert padded_masks.shape == padded.shape[:3] == (2, 120, 128)
     image, back = nodes["NMGCropPadding"].execute(padded, padding, padded_masks).result
@@ -210,7 +216,9 @@ def test_nothing_that_was_given_is_written_to(nodes):
     kept = [each.clone() for each in (original, edited, mask)]
     image, soft = composite(nodes, original, edited, mask, grow=0, feather=0)
     image.fill_(0.5)
-    padded, padded_mask, padding = nodes["NMGPadToGrid"].execute(original, 8, mask).result
+    padded, padded_mask, padding = (
+        nodes["NMGPadToGrid"].execute(original, multiple=8, mask=mask).result
+    )
     padded.fill_(0.5)
     cropped, _ = nodes["NMGCropPadding"].execute(padded, padding, padded_mask).result
     cropped.fill_(0.25)

@@ -16,6 +16,7 @@ from host_models import (
     random_tensor,
     relative,
 )
+from host_nodes import guidance
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host_surface
@@ -109,13 +110,14 @@ def beside(library):
 
 def invert(nodes, model, prompt):
     return nodes["NMGInvert"].execute(
-        model, prompt(1), random_latent(SHAPE), STEPS, "official-masactrl"
+        model, prompt(1), random_latent(SHAPE), steps=STEPS, schedule="official-masactrl"
     )[0]
 
 
 def settings(nodes, trajectory, prompt, hold, editor=None):
     """Inputs that NMG Sample and NMG Guider share; l2 has no sign that rounding could flip."""
-    method = first(nodes["NMGGuidance"].execute(*hold, "l2", "auto", 1.0, 200.0, 0.0, 1.0))
+    mode, gradient = hold
+    method = guidance(nodes, mode=mode, gradient=gradient, loss="l2", gradient_scale=200.0)
     prompts = {"positive": prompt(2), "negative": prompt(3), "guidance": method, "editor": editor}
     scales = {"text_scale": 4.0, "noise_map_scale": 1.0, "gradient_scale": 1.0, "mode": "fused"}
     return {"trajectory": trajectory, **prompts, **scales}

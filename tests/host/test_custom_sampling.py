@@ -15,6 +15,7 @@ from host_models import (
     relative,
     sdxl_network,
 )
+from host_nodes import choices
 
 pytestmark = pytest.mark.host_surface
 
@@ -54,7 +55,11 @@ def coupled(library):
 
 def invert(nodes, model, latent=None, schedule="official-masactrl", steps=STEPS):
     latent = random_latent(SHAPE) if latent is None else latent
-    return nodes["NMGInvert"].execute(model, random_prompt(1), latent, steps, schedule).result
+    return (
+        nodes["NMGInvert"]
+        .execute(model, random_prompt(1), latent, steps=steps, schedule=schedule)
+        .result
+    )
 
 
 @pytest.fixture
@@ -125,22 +130,20 @@ def make(nodes):
 # A method of our nodes, for a trajectory and a model.
 METHODS = {
     "fused": lambda make, t, m: None,
-    "official": lambda make, t, m: make(
-        "NMGGuidance", "official", "full", "l1", "auto", 1, 5000, 0, 1
-    ),
+    "official": lambda make, t, m: make("NMGGuidance", **choices(mode="official", gradient="full")),
     "fused full l2": lambda make, t, m: make(
-        "NMGGuidance", "fused", "full", "l2", "auto", 1, 200, 0, 1
+        "NMGGuidance", **choices(gradient="full", loss="l2", gradient_scale=200.0)
     ),
-    "fused l2": lambda make, t, m: make(
-        "NMGGuidance", "fused", "direct", "l2", "auto", 1, 200, 0, 1
-    ),
+    "fused l2": lambda make, t, m: make("NMGGuidance", **choices(loss="l2", gradient_scale=200.0)),
     "plain": lambda make, t, m: make("NMGPlainGuidance"),
     "npi": lambda make, t, m: make("NMGNegativePrompt", 0.0),
     "proximal": lambda make, t, m: make("NMGProximal", "soft", 0.5),
     "proximal without pull": lambda make, t, m: make(
         "NMGProximal", "soft", 0.5, recon_strength=0.0
     ),
-    "null text": lambda make, t, m: make("NMGNullText", m, t, random_prompt(3), 5.0, 2, 0.01),
+    "null text": lambda make, t, m: make(
+        "NMGNullText", m, t, random_prompt(3), text_scale=5.0, inner_steps=2, learning_rate=0.01
+    ),
 }
 
 
@@ -179,7 +182,15 @@ def test_edit_friendly_inversion(nodes, model, guide, run):
     guidance, trajectory = (
         nodes["NMGEditFriendly"]
         .execute(
-            model, random_prompt(1), random_prompt(3), latent, 6, "official-masactrl", 3.5, 2, 7
+            model,
+            random_prompt(1),
+            random_prompt(3),
+            latent,
+            steps=6,
+            schedule="official-masactrl",
+            source_scale=3.5,
+            skip=2,
+            seed=7,
         )
         .result
     )
@@ -225,7 +236,9 @@ def test_sdxl(nodes, guide, run):
     }
     latent = random_latent(SHAPE)
     trajectory = first(
-        nodes["NMGInvert"].execute(model, random_prompt(1, **pooled), latent, STEPS, "karras")
+        nodes["NMGInvert"].execute(
+            model, random_prompt(1, **pooled), latent, steps=STEPS, schedule="karras"
+        )
     )
     output = run(guide(model, trajectory, **prompts), trajectory)[0]
     assert torch.equal(output["samples"], sample(nodes, model, trajectory, **prompts))
@@ -240,7 +253,9 @@ def test_prompt_to_prompt_on_the_demo_model(nodes, guide, make, run):
     picture, caption = nodes["NMGDemoPicture"].execute(SCENE).result
     assert caption == SOURCE
     latent = {"samples": vae.encode(picture[..., :3])}
-    trajectory = first(nodes["NMGInvert"].execute(model, source, latent, 6, "official-masactrl"))
+    trajectory = first(
+        nodes["NMGInvert"].execute(model, source, latent, steps=6, schedule="official-masactrl")
+    )
     editor = make(
         "NMGPromptToPrompt",
         clip=clip,
@@ -321,7 +336,8 @@ def test_another_sampler_is_held_as_well(nodes, guide, make, run, sampler):
     trajectory, noisiest = invert(nodes, model, schedule="simple", steps=12)
     distances = []
     for scale in (0.0, 4.0):
-        hold = make("NMGGuidance", "fused", "direct", "l2", "auto", scale, 200.0, 0.0, 1.0)
+        scales = {"noise_map_scale": scale, "gradient_scale": 200.0}
+        hold = make("NMGGuidance", **choices(loss="l2", **scales))
         guider = guide(model, trajectory, guidance=hold)
         got = run(guider, trajectory, noisiest, sampler)[0]["samples"]
         distances.append(relative(got, guider.plan.picture))

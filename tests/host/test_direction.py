@@ -19,7 +19,11 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 @pytest.fixture
 def make(nodes, demo):
     def call(source=RED, target=BLUE, clip=demo[1]):
-        return first(nodes["NMGEditDirection"].execute(clip, source, target))
+        return first(
+            nodes["NMGEditDirection"].execute(
+                clip, source_sentences=source, target_sentences=target
+            )
+        )
 
     return call
 
@@ -218,7 +222,7 @@ def invert(nodes, demo, encode):
 
     def call(**inputs):
         made = nodes["NMGInvert"].execute(
-            demo[0], encode(caption), latent, STEPS, "official-masactrl", **inputs
+            demo[0], encode(caption), latent, steps=STEPS, schedule="official-masactrl", **inputs
         )
         return first(made).states
 
@@ -249,7 +253,13 @@ def test_regularisation_asks_the_model_no_more_often(nodes):
     model, costs = parity_network("two"), []
     for count in (0, 3):
         made = nodes["NMGInvert"].execute(
-            model, random_prompt(1), random_latent((1, 4, 8, 8)), 3, "official", None, count
+            model,
+            random_prompt(1),
+            random_latent((1, 4, 8, 8)),
+            steps=3,
+            schedule="official",
+            sigmas=None,
+            regularize=count,
         )
         costs.append({**made.ui["nmg"][0], "seconds": 0})
     assert costs[0] == costs[1]

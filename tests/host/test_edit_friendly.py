@@ -12,6 +12,7 @@ from host_models import (
     relative,
     sdxl_network,
 )
+from host_nodes import PLAIN
 
 from demo import scenes
 
@@ -208,10 +209,12 @@ def test_sdxl_comes_back_too(node, nodes):
     model = sdxl_network()
     prompts = [random_prompt(s, pooled_output=torch.zeros(1, 1280)) for s in (1, 3)]
     latent = random_latent((1, 4, 8, 8))
-    arguments = (model, *prompts, latent, 4, "official-masactrl", SCALE, 1, 0)
-    guidance, trajectory = node.execute(*arguments).result
+    settings = {"schedule": "official-masactrl", "source_scale": SCALE, "seed": 0}
+    guidance, trajectory = node.execute(
+        *(model, *prompts, latent), steps=4, skip=1, **settings
+    ).result
     sampled = nodes["NMGSample"].execute(
-        model, trajectory, *prompts, SCALE, 0.0, 0.0, "fused", guidance=guidance
+        *(model, trajectory, *prompts), text_scale=SCALE, **PLAIN, guidance=guidance
     )
     assert torch.isfinite(first(sampled)["samples"]).all()
     # The zeroed noise of the last step is all that is missing; its level is nearly clean.
@@ -231,7 +234,7 @@ def test_each_method_refuses_the_other_kind_before_the_model_is_asked(
         edit(library.PlainGuidance(), trajectory)
     plain = first(
         nodes["NMGInvert"].execute(
-            model, random_prompt(1), random_latent(SHAPE), STEPS, "official-masactrl"
+            model, random_prompt(1), random_latent(SHAPE), steps=STEPS, schedule="official-masactrl"
         )
     )
     with pytest.raises(library.InvalidInput, match="wrong kind.*Edit-Friendly Inversion"):
@@ -273,12 +276,15 @@ def test_the_demo_picture_comes_back_and_an_edit_changes_its_colour(nodes, node)
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
     source, empty = encode(scenes.caption(scene)), encode("")
-    arguments = (model, source, empty, latent, 20, "official-masactrl", SCALE, 7, 0)
-    guidance, trajectory = node.execute(*arguments).result
+    settings = {"schedule": "official-masactrl", "source_scale": SCALE, "seed": 0}
+    guidance, trajectory = node.execute(
+        *(model, source, empty, latent), steps=20, skip=7, **settings
+    ).result
 
     def sample(prompt, scale):
-        run = (model, trajectory, prompt, empty, scale, 0.0, 0.0, "fused")
-        return first(nodes["NMGSample"].execute(*run, guidance=guidance))["samples"]
+        wires = model, trajectory, prompt, empty
+        run = nodes["NMGSample"].execute(*wires, text_scale=scale, **PLAIN, guidance=guidance)
+        return first(run)["samples"]
 
     back = relative(sample(source, SCALE), latent["samples"])
     assert back < 0.03

@@ -34,15 +34,18 @@ def model(calm):
 def invert(nodes, model):
     def call(shape=(1, 4, 8, 8), source=None, **latent):
         source = source or random_prompt(1)
-        arguments = (model, source, random_latent(shape, **latent), 6, "official-masactrl")
-        return first(nodes["NMGInvert"].execute(*arguments))
+        wires = model, source, random_latent(shape, **latent)
+        run = nodes["NMGInvert"].execute(*wires, steps=6, schedule="official-masactrl")
+        return first(run)
 
     return call
 
 
 def find(node, model, trajectory, positive=None, threshold=0.0, grow=0, **options):
     positive = positive or random_prompt(2)
-    return first(node.execute(model, trajectory, positive, threshold, grow, **options))
+    return first(
+        node.execute(model, trajectory, positive, threshold=threshold, grow=grow, **options)
+    )
 
 
 class Made(NamedTuple):
@@ -64,8 +67,9 @@ def edits(nodes, demo, encode):
             free = [c for c in scenes.colours if c not in (scene.colour, scene.background)]
             target = scenes.edit(scene, "colour", free[0])
             latent = {"samples": vae.encode(torch.from_numpy(scenes.render(scene))[None])}
-            arguments = (model, encode(scenes.caption(scene)), latent, STEPS, "official-masactrl")
-            made.append(Made(scene, target, first(nodes["NMGInvert"].execute(*arguments))))
+            wires = model, encode(scenes.caption(scene)), latent
+            run = nodes["NMGInvert"].execute(*wires, steps=STEPS, schedule="official-masactrl")
+            made.append(Made(scene, target, first(run)))
     return made
 
 
@@ -112,8 +116,15 @@ def test_the_region_is_a_mask_for_sampling(nodes, node, demo, encode, edits):
     mask = find(node, model, made.trajectory, positive, 0.35)
 
     def edit(mask):
-        run = (model, made.trajectory, positive, empty, 3.0, 1.5, 5000.0, "fused")
-        return first(nodes["NMGSample"].execute(*run, mask=mask))["samples"]
+        run = nodes["NMGSample"].execute(
+            *(model, made.trajectory, positive, empty),
+            text_scale=3.0,
+            noise_map_scale=1.5,
+            gradient_scale=5000.0,
+            mode="fused",
+            mask=mask,
+        )
+        return first(run)["samples"]
 
     inside = mask[:, None, ::8, ::8].bool().expand(1, 4, -1, -1)
     picture = demo_picture(model, made)
@@ -177,15 +188,17 @@ def test_it_works_on_edit_friendly_states_and_in_a_noise_mask(node, model, inver
     masked = invert(noise_mask=torch.ones(1, 64, 64))
     assert torch.equal(find(node, model, masked), find(node, model, invert()))
     inversion = importlib.import_module("nmg_pack.nodes.methods.edit_friendly").NMGEditFriendly
-    arguments = (random_prompt(1), random_prompt(3), random_latent((1, 4, 8, 8)))
-    made = inversion.execute(model, *arguments, 6, "official-masactrl", 3.5, 2, 0)
+    wires = model, random_prompt(1), random_prompt(3), random_latent((1, 4, 8, 8))
+    settings = {"schedule": "official-masactrl", "source_scale": 3.5, "skip": 2, "seed": 0}
+    made = inversion.execute(*wires, steps=6, **settings)
     assert find(node, model, made.result[1]).shape == (1, 64, 64)
 
 
 def test_it_costs_two_rows_per_level_and_leaves_no_trace(node, model, invert):
     trajectory = invert()
     before = trajectory.states.clone()
-    cost = node.execute(model, trajectory, random_prompt(2), 0.35, 0, levels=2).ui["nmg"][0]
+    run = node.execute(model, trajectory, random_prompt(2), threshold=0.35, grow=0, levels=2)
+    (cost,) = run.ui["nmg"]
     assert (cost["forward_calls"], cost["forward_rows"], cost["backward_rows"]) == (4, 4, 0)
     assert torch.equal(trajectory.states, before)
     assert not model.model.diffusion_model._forward_pre_hooks

@@ -16,6 +16,7 @@ from host_models import (
     relative,
     sdxl_network,
 )
+from host_nodes import guidance
 
 pytestmark = pytest.mark.host_surface
 
@@ -69,7 +70,9 @@ def from_source(call, plain):
 @pytest.fixture
 def trajectory(nodes, model):
     latent = random_latent(SHAPE)
-    return first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, STEPS, "normal"))
+    return first(
+        nodes["NMGInvert"].execute(model, random_prompt(1), latent, steps=STEPS, schedule="normal")
+    )
 
 
 def edit(nodes, model, trajectory, editor=None, **inputs):
@@ -136,7 +139,9 @@ def test_the_layers_are_those_of_the_family_in_order_of_execution(
     assert {(one.attends.value, other.attends.value) for one, other in pairs} == {("self", "cross")}
     # As they are really executed, at a size that does not divide evenly.
     latent = random_latent((1, 4, 24, 20))
-    made = first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, 1, "normal"))
+    made = first(
+        nodes["NMGInvert"].execute(model, random_prompt(1), latent, steps=1, schedule="normal")
+    )
     seeing = Seeing()
     edit(nodes, model, made, make_editor(seeing))
     seen = [call for call in seeing.calls if call.half.value == "cond"]
@@ -207,7 +212,9 @@ def several(count, **options):
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_several_prompts_are_as_many_edits_of_each_picture(nodes, model, make_editor, pictures):
     latent = random_latent((pictures, *SHAPE[1:]))
-    trajectory = first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, STEPS, "normal"))
+    trajectory = first(
+        nodes["NMGInvert"].execute(model, random_prompt(1), latent, steps=STEPS, schedule="normal")
+    )
     # Twice as many rows as pictures, or they would be one prompt per picture.
     prompts = several(3) if pictures == 1 else several(4)[:1]
     count = 3 if pictures == 1 else 2
@@ -231,7 +238,9 @@ def test_several_prompts_are_as_many_edits_of_each_picture(nodes, model, make_ed
 
 def test_prompts_that_fit_no_picture_are_refused(nodes, model, library):
     latent = random_latent((2, *SHAPE[1:]))
-    trajectory = first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, STEPS, "normal"))
+    trajectory = first(
+        nodes["NMGInvert"].execute(model, random_prompt(1), latent, steps=STEPS, schedule="normal")
+    )
     with pytest.raises(library.InvalidInput, match="3 prompts for 2 pictures"):
         edit(nodes, model, trajectory, positive=several(3))
 
@@ -343,7 +352,7 @@ def test_models_without_such_attention_are_refused_with_those_that_work(library,
 
 def test_gradients_pass_through_an_edit(nodes, model, trajectory, make_editor):
     """The source's own gradient pass has no editor in it: it is what it is without one."""
-    method = first(nodes["NMGGuidance"].execute("official", "full", "l2", "auto", 1.0, 200.0, 0, 1))
+    method = guidance(nodes, mode="official", gradient="full", loss="l2", gradient_scale=200.0)
     _, source, cost = edit(
         nodes, model, trajectory, make_editor(Seeing(from_source)), guidance=method
     )
@@ -365,7 +374,7 @@ def test_the_pooled_text_of_sdxl_goes_with_its_own_branch(nodes, make_editor, pi
     model = sdxl_network()
     latent = random_latent((pictures, 4, 8, 8))
     prompt = pooled_prompt(1)
-    made = first(nodes["NMGInvert"].execute(model, prompt, latent, STEPS, "normal"))
+    made = first(nodes["NMGInvert"].execute(model, prompt, latent, steps=STEPS, schedule="normal"))
     inputs = {"negative": pooled_prompt(3)}
     edits, source, _ = edit(
         nodes, model, made, make_editor(Seeing()), positive=pooled_prompt(5, 2 * pictures), **inputs
@@ -386,7 +395,9 @@ def test_another_size_in_the_prompt_of_sdxl_is_its_own(nodes, make_editor):
     """CLIP Text Encode SDXL may tell the model another size for the target."""
     model = sdxl_network()
     made = first(
-        nodes["NMGInvert"].execute(model, pooled_prompt(1), random_latent(SHAPE), STEPS, "normal")
+        nodes["NMGInvert"].execute(
+            model, pooled_prompt(1), random_latent(SHAPE), steps=STEPS, schedule="normal"
+        )
     )
     larger = pooled_prompt(5)
     larger[0][1].update(width=128, crop_w=8)
@@ -400,7 +411,9 @@ def test_another_size_in_the_prompt_of_sdxl_is_its_own(nodes, make_editor):
 def test_a_model_that_predicts_velocity_takes_an_editor_as_well(nodes, make_editor):
     model = parity_network("two", prediction="V_PREDICTION")
     made = first(
-        nodes["NMGInvert"].execute(model, random_prompt(1), random_latent(SHAPE), STEPS, "normal")
+        nodes["NMGInvert"].execute(
+            model, random_prompt(1), random_latent(SHAPE), steps=STEPS, schedule="normal"
+        )
     )
     edits, source, _ = edit(nodes, model, made, make_editor(Seeing()))
     assert relative(edits, edit(nodes, model, made)[0]) < RUN

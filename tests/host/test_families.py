@@ -7,6 +7,8 @@ import pytest
 import torch
 from family_models import FLOWS, MODELS, SDXL, TOKENIZERS, UNETS, VIDEOS
 from host_models import Differentiation, conditioning, first, relative, tokenizer_alone
+from host_nodes import PLAIN
+from host_nodes import guidance as noise_map_guidance
 
 pytestmark = pytest.mark.host_surface
 
@@ -14,6 +16,8 @@ EVERY = sorted(MODELS)
 # SD 2.x has the network of SD 1.x: where that is all that matters, once is enough.
 NETWORKS = [name for name in EVERY if not name.startswith("SD 2.x") and name != "SDXL v"]
 STEPS = 6
+HELD = {"text_scale": 4.0, "noise_map_scale": 1.0, "gradient_scale": 2000.0, "mode": "fused"}
+DRAWN = {"steps": STEPS, "source_scale": 4.0, "skip": 2, "seed": 0}  # by Edit-Friendly Inversion
 # A schedule makes the levels, a family what happens between them: all schedules on one that
 # preserves variance and on one that flows, the first of them on the others.
 ON_ALL_SCHEDULES = ("SD 1.x", "Flux")
@@ -48,7 +52,7 @@ def invert(nodes, loaded):
         node, latent = nodes["NMGInvert"], small.latent(batch=batch)
         model = options.pop("model", None) or loaded(name)
         prompt = small.prompt(1, tokens)
-        return node.execute(model, prompt, latent, steps, schedule, **options).args
+        return node.execute(model, prompt, latent, steps=steps, schedule=schedule, **options).args
 
     return run
 
@@ -58,19 +62,15 @@ def sample(nodes, loaded):
     def run(name, trajectory, text_scale=4.0, prompt=2, model=None, **options):
         small = MODELS[name]
         positive = prompt if isinstance(prompt, list) else small.prompt(prompt)
-        arguments = (positive, small.prompt(3), text_scale, 0.0, 0.0, "fused")
-        return nodes["NMGSample"].execute(model or loaded(name), trajectory, *arguments, **options)
+        wires = model or loaded(name), trajectory, positive, small.prompt(3)
+        return nodes["NMGSample"].execute(*wires, text_scale=text_scale, **PLAIN, **options)
 
     return run
 
 
 @pytest.fixture
 def guidance(nodes):
-    def make(mode="fused", gradient="direct", norm="l1"):
-        arguments = (mode, gradient, norm, "auto", 1.0, 2000.0, 0.0, 1.0)
-        return first(nodes["NMGGuidance"].execute(*arguments))
-
-    return make
+    return lambda **inputs: noise_map_guidance(nodes, gradient_scale=2000.0, **inputs)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -215,7 +215,9 @@ def test_noise_map_guidance_holds_the_picture(invert, sample, guidance, name, mo
     trajectory, _ = invert(name)
     picture = MODELS[name].latent()["samples"]
     free = first(sample(name, trajectory))["samples"]
-    held = first(sample(name, trajectory, guidance=guidance(mode, gradient)))["samples"]
+    held = first(sample(name, trajectory, guidance=guidance(mode=mode, gradient=gradient)))[
+        "samples"
+    ]
     assert bool(torch.isfinite(held).all())
     assert relative(held, free) > 1e-6
     if MODELS[name].family == "flow":
@@ -225,7 +227,7 @@ def test_noise_map_guidance_holds_the_picture(invert, sample, guidance, name, mo
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["fp16", "bf16"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_half_precision_stays_finite_and_close(invert, sample, guidance, name, dtype):
-    method = guidance("fused", "full", "l2")  # of l1 rounding changes signs
+    method = guidance(gradient="full", loss="l2")  # of l1 rounding changes signs
     full, _ = invert(name)
     expected = first(sample(name, full, guidance=method))["samples"]
     model = MODELS[name].load(dtype)
@@ -260,7 +262,9 @@ def test_a_trajectory_file_gives_the_same_edit(library, invert, sample, tmp_path
 def test_the_other_methods_run_on_it(nodes, invert, sample, loaded, name):
     small = MODELS[name]
     trajectory, _ = invert(name, 3)
-    made = nodes["NMGNullText"].execute(loaded(name), trajectory, small.prompt(3), 4.0, 2, 0.01)
+    made = nodes["NMGNullText"].execute(
+        loaded(name), trajectory, small.prompt(3), text_scale=4.0, inner_steps=2, learning_rate=0.01
+    )
     null_text, optimised = made.args[:2]
     methods = [
         (null_text, optimised),
@@ -291,8 +295,8 @@ def test_outside_a_noise_mask_the_latent_is_the_picture(nodes, loaded, sample, n
     latent = small.latent()
     mask = torch.zeros(1, 1, *small.shape[-2:])
     mask[..., : small.shape[-1] // 2] = 1
-    arguments = (small.prompt(1), {**latent, "noise_mask": mask}, STEPS, "simple")
-    trajectory, _ = nodes["NMGInvert"].execute(loaded(name), *arguments).args
+    wires = loaded(name), small.prompt(1), {**latent, "noise_mask": mask}
+    trajectory, _ = nodes["NMGInvert"].execute(*wires, steps=STEPS, schedule="simple").args
     edit = first(sample(name, trajectory))["samples"]
     outside = small.shape[-1] // 2
     assert relative(edit[..., outside:], latent["samples"][..., outside:]) < 1e-5
@@ -303,20 +307,20 @@ def test_outside_a_noise_mask_the_latent_is_the_picture(nodes, loaded, sample, n
 def test_guider_and_sampler_are_nmg_sample(nodes, invert, sample, loaded, name):
     small = MODELS[name]
     trajectory, latent = invert(name)
-    arguments = (small.prompt(2), small.prompt(3), 4.0, 1.0, 2000.0, "fused")
-    guider = first(nodes["NMGGuider"].execute(loaded(name), trajectory, *arguments))
+    wires = loaded(name), trajectory, small.prompt(2), small.prompt(3)
+    guider = first(nodes["NMGGuider"].execute(*wires, **HELD))
     sampler, sigmas = nodes["NMGSampler"].execute(trajectory).args
     samples = latent["samples"]
     got = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas)
-    expected = nodes["NMGSample"].execute(loaded(name), trajectory, *arguments)
+    expected = nodes["NMGSample"].execute(*wires, **HELD)
     assert torch.equal(got.cpu(), first(expected)["samples"])
 
 
 def test_another_sampler_cannot_go_on_from_pure_noise(library, nodes, invert, loaded):
     small = MODELS["Flux"]
     trajectory, latent = invert("Flux", schedule="simple")
-    arguments = (small.prompt(2), small.prompt(3), 4.0, 1.0, 2000.0, "fused")
-    guider = first(nodes["NMGGuider"].execute(loaded("Flux"), trajectory, *arguments))
+    wires = loaded("Flux"), trajectory, small.prompt(2), small.prompt(3)
+    guider = first(nodes["NMGGuider"].execute(*wires, **HELD))
     _, sigmas = nodes["NMGSampler"].execute(trajectory).args
     euler = importlib.import_module("comfy.samplers").sampler_object("euler")
     samples = latent["samples"]
@@ -327,13 +331,13 @@ def test_another_sampler_cannot_go_on_from_pure_noise(library, nodes, invert, lo
 def test_another_sampler_goes_on_from_below_it(nodes, invert, sample, loaded):
     small = MODELS["Flux"]
     trajectory, latent = invert("Flux", schedule="official-masactrl")
-    arguments = (small.prompt(2), small.prompt(3), 4.0, 1.0, 2000.0, "fused")
-    guider = first(nodes["NMGGuider"].execute(loaded("Flux"), trajectory, *arguments))
+    wires = loaded("Flux"), trajectory, small.prompt(2), small.prompt(3)
+    guider = first(nodes["NMGGuider"].execute(*wires, **HELD))
     _, sigmas = nodes["NMGSampler"].execute(trajectory).args
     euler = importlib.import_module("comfy.samplers").sampler_object("euler")
     samples = latent["samples"]
     got = guider.sample(torch.zeros_like(samples), samples, euler, sigmas)
-    expected = first(nodes["NMGSample"].execute(loaded("Flux"), trajectory, *arguments))
+    expected = first(nodes["NMGSample"].execute(*wires, **HELD))
     inner = loaded("Flux").model.process_latent_in
     # The host divides what is left at the lowest level by 1 - sigma.
     scale = 1 - float(sigmas[-1])
@@ -350,7 +354,7 @@ def test_what_a_flow_cannot_do_is_refused_by_name(library, nodes, invert, loaded
     prompts = small.prompt(1), small.prompt(3)
     with pytest.raises(library.InvalidInput, match="Edit-Friendly Inversion needs.*flow"):
         nodes["NMGEditFriendly"].execute(
-            loaded(name), *prompts, small.latent(), STEPS, "simple", 3.5, 2, 0
+            *(loaded(name), *prompts, small.latent()), schedule="simple", **DRAWN
         )
 
 
@@ -366,14 +370,16 @@ def test_an_editor_on_a_transformer_is_refused_by_name(library, nodes, invert, s
 def test_the_edit_region_of_a_video_is_refused_by_name(library, nodes, invert, loaded, name):
     trajectory, _ = invert(name)
     with pytest.raises(library.InvalidInput, match=rf"video.*{MODELS[name].host_class}"):
-        nodes["NMGEditRegion"].execute(loaded(name), trajectory, MODELS[name].prompt(2), 0.0, 0)
+        nodes["NMGEditRegion"].execute(
+            loaded(name), trajectory, MODELS[name].prompt(2), threshold=0.0, grow=0
+        )
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if name not in VIDEOS])
 def test_the_edit_region_is_where_the_prompts_differ(nodes, invert, loaded, name):
     trajectory, _ = invert(name)
-    arguments = (loaded(name), trajectory, MODELS[name].prompt(2), 0.0, 0)
-    mask = first(nodes["NMGEditRegion"].execute(*arguments))
+    wires = loaded(name), trajectory, MODELS[name].prompt(2)
+    mask = first(nodes["NMGEditRegion"].execute(*wires, threshold=0.0, grow=0))
     assert 0 < float(mask.mean()) <= 1
     assert float(mask.max()) == 1
 
@@ -392,9 +398,9 @@ def test_a_trajectory_of_another_family_is_refused(library, invert, sample, load
 @pytest.mark.parametrize("name", UNETS)
 def test_edit_friendly_inversion_brings_the_picture_back(nodes, loaded, sample, name):
     small = MODELS[name]
-    prompts, schedule = (small.prompt(1), small.prompt(3)), "official-masactrl"
-    arguments = (*prompts, small.latent(), STEPS, schedule, 4.0, 2, 0)
-    method, trajectory = nodes["NMGEditFriendly"].execute(loaded(name), *arguments).args
+    wires = loaded(name), small.prompt(1), small.prompt(3), small.latent()
+    drawn = nodes["NMGEditFriendly"].execute(*wires, schedule="official-masactrl", **DRAWN)
+    method, trajectory = drawn.args
     back, edit = (
         first(sample(name, trajectory, prompt=prompt, guidance=method))["samples"]
         for prompt in (1, 2)

@@ -35,11 +35,17 @@ def come_back(nodes, demo):
         if schedule == "custom":
             schedule, options["sigmas"] = "normal", torch.tensor(SIGMAS)
         trajectory = first(
-            nodes["NMGInvert"].execute(model, encode(SOURCE), latent, steps, schedule, **options)
+            nodes["NMGInvert"].execute(
+                model, encode(SOURCE), latent, steps=steps, schedule=schedule, **options
+            )
         )
         assert len(trajectory.states) == steps + 1
         output = nodes["NMGSample"].execute(
-            *(model, trajectory, encode(SOURCE), encode("")), 1.0, scale, 5000.0, mode
+            *(model, trajectory, encode(SOURCE), encode("")),
+            text_scale=1.0,
+            noise_map_scale=scale,
+            gradient_scale=5000.0,
+            mode=mode,
         )
         return first(output)["samples"], output.ui["nmg"][0]
 

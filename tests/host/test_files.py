@@ -28,11 +28,17 @@ def output(pack, tmp_path, monkeypatch):
 def invert(nodes, model, **latent):
     prompt = random_prompt(1, pooled_output=torch.ones(1, 5), strength=1.0)
     given = random_latent(SHAPE, **latent)
-    return first(nodes["NMGInvert"].execute(model, prompt, given, 4, "official"))
+    return first(nodes["NMGInvert"].execute(model, prompt, given, steps=4, schedule="official"))
 
 
 def save(nodes, trajectory, prefix="kept", precision="float32"):
-    return Path(first(nodes["NMGSaveTrajectory"].execute(trajectory, prefix, precision)))
+    return Path(
+        first(
+            nodes["NMGSaveTrajectory"].execute(
+                trajectory, filename_prefix=prefix, precision=precision
+            )
+        )
+    )
 
 
 def load(nodes, name):
@@ -41,7 +47,14 @@ def load(nodes, name):
 
 def edit(nodes, model, trajectory, mode="official"):
     output = nodes["NMGSample"].execute(
-        model, trajectory, random_prompt(2), random_prompt(3), 5.0, 1.0, 5000.0, mode
+        model,
+        trajectory,
+        random_prompt(2),
+        random_prompt(3),
+        text_scale=5.0,
+        noise_map_scale=1.0,
+        gradient_scale=5000.0,
+        mode=mode,
     )
     return [latent["samples"] for latent in output.result]
 

@@ -276,7 +276,9 @@ def sampled(nodes, model, **options):
     """NMG's official mode, three steps, through the nodes; the model has its plan in it."""
     prompt, negative = random_prompt(2), random_prompt(5)
     latent = {"samples": random_tensor((1, 4, 8, 8), 1)}
-    trajectory = nodes["NMGInvert"].execute(model, prompt, latent, 3, "official").result[0]
+    trajectory = (
+        nodes["NMGInvert"].execute(model, prompt, latent, steps=3, schedule="official").result[0]
+    )
     inputs = {"text_scale": 3.0, "noise_map_scale": 10.0, "gradient_scale": 100.0}
     inputs |= {"mode": "official", **options}
     result = nodes["NMGSample"].execute(model, trajectory, prompt, negative, **inputs)
@@ -309,7 +311,13 @@ def test_null_text_goes_on_by_the_next_plan(nodes, with_plan, lines, where):
 
     def run():
         guidance = nodes["NMGNullText"].execute(
-            model, trajectory, random_prompt(5), 3.0, 2, 0.01, 0.0
+            model,
+            trajectory,
+            random_prompt(5),
+            text_scale=3.0,
+            inner_steps=2,
+            learning_rate=0.01,
+            early_stop=0.0,
         )
         return guidance.result[0].embeddings.clone()
 

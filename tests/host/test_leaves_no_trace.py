@@ -7,6 +7,7 @@ import importlib
 import pytest
 import torch
 from host_models import parity_network, random_latent, random_prompt
+from host_nodes import guidance
 
 pytestmark = pytest.mark.host_surface
 
@@ -28,24 +29,24 @@ def management(pack):
 def trajectory(nodes, model):
     """Made before the snapshot: after it the model is loaded and stays as the host left it."""
     output = nodes["NMGInvert"].execute(
-        model, random_prompt(1), random_latent(SHAPE), STEPS, "official"
+        model, random_prompt(1), random_latent(SHAPE), steps=STEPS, schedule="official"
     )
     return output.result[0]
 
 
 def edit(nodes, model, trajectory, mode="official"):
     """A run with the gradient through the network."""
-    guidance = nodes["NMGGuidance"].execute(mode, "full", "l1", "auto", 1.0, 5000.0, 0.0, 1.0)
+    method = guidance(nodes, mode=mode, gradient="full")
     return nodes["NMGSample"].execute(
         model,
         trajectory,
         random_prompt(2),
         random_prompt(3),
-        5.0,
-        1.0,
-        5000.0,
-        mode,
-        guidance.result[0],
+        text_scale=5.0,
+        noise_map_scale=1.0,
+        gradient_scale=5000.0,
+        mode=mode,
+        guidance=method,
     )
 
 
@@ -148,7 +149,9 @@ def test_a_run_to_the_end(nodes, model, trajectory, mode):
 
 def test_an_inversion(nodes, model, trajectory):
     snapshot = Snapshot(model)
-    nodes["NMGInvert"].execute(model, random_prompt(1), random_latent(SHAPE), STEPS, "simple")
+    nodes["NMGInvert"].execute(
+        model, random_prompt(1), random_latent(SHAPE), steps=STEPS, schedule="simple"
+    )
     snapshot.check()
 
 
@@ -204,7 +207,11 @@ def test_a_cancel_during_the_inversion(nodes, model, trajectory, management):
     snapshot = Snapshot(model)
     with pytest.raises(management.InterruptProcessingException):
         nodes["NMGInvert"].execute(
-            disturbance.on(model), random_prompt(1), random_latent(SHAPE), STEPS, "official"
+            disturbance.on(model),
+            random_prompt(1),
+            random_latent(SHAPE),
+            steps=STEPS,
+            schedule="official",
         )
     assert disturbance.evaluations_after == 0
     snapshot.check()
@@ -259,11 +266,25 @@ def test_the_inputs_of_the_nodes_are_not_written_to(nodes, model):
     mask = torch.ones(1, 64, 64)
     inputs = latent, prompts, mask
     before = copy.deepcopy(inputs)
-    guidance = nodes["NMGGuidance"].execute("official", "full", "l1", "auto", 1, 5000, 0, 1)
-    made, _ = nodes["NMGInvert"].execute(model, prompts[0], latent, STEPS, "official").result
+    method = guidance(nodes, mode="official", gradient="full")
+    made, _ = (
+        nodes["NMGInvert"]
+        .execute(model, prompts[0], latent, steps=STEPS, schedule="official")
+        .result
+    )
     states = made.states.clone()
     nodes["NMGSample"].execute(
-        model, made, prompts[1], prompts[2], 5.0, 1.0, 1.0, "fused", guidance[0], None, mask
+        model,
+        made,
+        prompts[1],
+        prompts[2],
+        text_scale=5.0,
+        noise_map_scale=1.0,
+        gradient_scale=1.0,
+        mode="fused",
+        guidance=method,
+        editor=None,
+        mask=mask,
     )
     assert torch.equal(made.states, states)
     assert_equal(inputs, before)

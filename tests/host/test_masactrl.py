@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from host_models import first, parity_network, random_latent, random_prompt, relative
+from host_nodes import guidance
 from torch.nn.functional import interpolate
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -42,7 +43,11 @@ def prompt(seed):
 
 
 def invert(nodes, model, positive, latent):
-    return first(nodes["NMGInvert"].execute(model, positive, latent, STEPS, "official-masactrl"))
+    return first(
+        nodes["NMGInvert"].execute(
+            model, positive, latent, steps=STEPS, schedule="official-masactrl"
+        )
+    )
 
 
 @pytest.fixture
@@ -185,7 +190,7 @@ def test_only_the_hosts_own_kernel_knows_queries_times_keys(
 def test_it_goes_with_every_way_of_holding_the_source(
     nodes, node, model, trajectory, mode, gradient
 ):
-    method = first(nodes["NMGGuidance"].execute(mode, gradient, "l2", "auto", 1.0, 200.0, 0, 1))
+    method = guidance(nodes, mode=mode, gradient=gradient, loss="l2", gradient_scale=200.0)
     edits, source = edit(nodes, model, trajectory, first(node.execute(1, 10)), guidance=method)
     own, _ = edit(nodes, model, trajectory, positive=prompt(1), guidance=method)
     assert relative(source, own) < RUN

@@ -102,8 +102,8 @@ def invert(nodes, model, latent=None, positive=None, **options):
         model,
         random_prompt(1) if positive is None else positive,
         random_latent(SHAPE) if latent is None else latent,
-        options.pop("steps", STEPS),
-        "official-masactrl",
+        steps=options.pop("steps", STEPS),
+        schedule="official-masactrl",
         **options,
     )
     return first(output), output.ui["nmg"][0]

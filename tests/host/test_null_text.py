@@ -56,7 +56,9 @@ def management(pack):
 def invert(nodes, model, shape=SHAPE, prompt=None, **latent):
     prompt = prompt or random_prompt(1)
     given = random_latent(shape, **latent)
-    return first(nodes["NMGInvert"].execute(model, prompt, given, STEPS, "official-masactrl"))
+    return first(
+        nodes["NMGInvert"].execute(model, prompt, given, steps=STEPS, schedule="official-masactrl")
+    )
 
 
 @pytest.fixture
@@ -244,7 +246,9 @@ def test_saved_and_loaded_it_gives_the_same_without_optimising_again(
 ):
     guidance, made, _ = optimise(null_text, model, trajectory)
     expected = sample(nodes, model, made, guidance)[0]
-    path = Path(first(nodes["NMGSaveTrajectory"].execute(made, "kept", "float32")))
+    path = Path(
+        first(nodes["NMGSaveTrajectory"].execute(made, filename_prefix="kept", precision="float32"))
+    )
     loaded = first(nodes["NMGLoadTrajectory"].execute(f"output/{path.name}"))
     again, kept, cost = optimise(null_text, model, loaded)
     assert cost == {"forward_calls": 0, "forward_rows": 0, "backward_rows": 0, "seconds": 0.0}
@@ -393,7 +397,9 @@ def test_the_demo_model_keeps_its_picture(nodes, null_text, plain):
         for text in (scenes.caption(scene), "")
     ]
     latent = {"samples": vae.encode(picture)}
-    made = first(nodes["NMGInvert"].execute(model, prompts[0], latent, 5, "official-masactrl"))
+    made = first(
+        nodes["NMGInvert"].execute(model, prompts[0], latent, steps=5, schedule="official-masactrl")
+    )
     guidance, made, _ = optimise(
         null_text, model, made, negative=prompts[1], text_scale=7.5, learning_rate=0.01
     )

@@ -51,7 +51,7 @@ def attention(pack):
 def invert(nodes, model, shape=SHAPE, steps=STEPS):
     return first(
         nodes["NMGInvert"].execute(
-            model, random_prompt(1), random_latent(shape), steps, "official-masactrl"
+            model, random_prompt(1), random_latent(shape), steps=steps, schedule="official-masactrl"
         )
     )
 
@@ -338,7 +338,7 @@ def test_the_memory_is_said_once_per_run_beforehand(nodes, model, trajectory, no
 
 def test_settings_that_cannot_be_are_refused_in_the_nodes_name(library, node):
     with pytest.raises(library.InvalidInput, match="^pix2pix-zero: start and end"):
-        node.execute(0.1, "together", 0.5, 0.5)
+        node.execute(attention_scale=0.1, halves="together", start=0.5, end=0.5)
 
 
 def test_on_the_demo_model_it_keeps_what_the_direction_does_not_mean(nodes, node):
@@ -352,7 +352,11 @@ def test_on_the_demo_model_it_keeps_what_the_direction_does_not_mean(nodes, node
 
     latent = {"samples": vae.encode(torch.from_numpy(scenes.render(scene))[None])}
     prompts = [encoded(scenes.caption(each)) for each in (scene, changed)]
-    made = first(nodes["NMGInvert"].execute(model, prompts[0], latent, 20, "official-masactrl"))
+    made = first(
+        nodes["NMGInvert"].execute(
+            model, prompts[0], latent, steps=20, schedule="official-masactrl"
+        )
+    )
     outside = torch.from_numpy(~scenes.mask(scene, changed))
     picture = vae.decode(latent["samples"])[0]
     errors = []

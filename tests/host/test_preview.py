@@ -18,6 +18,7 @@ pytestmark = pytest.mark.host_surface
 SHAPE = (1, 4, 8, 12)
 STEPS = 4
 SCALE = 3.0
+HELD = {"text_scale": SCALE, "noise_map_scale": 1.0, "gradient_scale": 500.0, "mode": "fused"}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def told(pack, monkeypatch):
 def invert(nodes, model, shape=SHAPE, **options):
     node = nodes["NMGInvert"]
     return first(
-        node.execute(model, random_prompt(1), random_latent(shape), STEPS, "normal", **options)
+        node.execute(
+            model, random_prompt(1), random_latent(shape), steps=STEPS, schedule="normal", **options
+        )
     )
 
 
@@ -67,7 +70,15 @@ def sample(
     positive = random_prompt(2)
     positive[0][0] = torch.cat([random_tensor((1, 7, 48), 2 + k) for k in range(targets)])
     output = nodes["NMGSample"].execute(
-        model, trajectory, positive, random_prompt(9), text_scale, scale, 500.0, mode, editor=editor
+        model,
+        trajectory,
+        positive,
+        random_prompt(9),
+        text_scale=text_scale,
+        noise_map_scale=scale,
+        gradient_scale=500.0,
+        mode=mode,
+        editor=editor,
     )
     return [model.model.process_latent_in(latent["samples"]) for latent in output.result]
 
@@ -156,13 +167,22 @@ def test_a_network_previewer_of_the_host_takes_the_wide_latent(
 
 
 def null_text(nodes, model, trajectory):
-    nodes["NMGNullText"].execute(model, trajectory, random_prompt(9), SCALE, 2, 0.01, 0.0)
+    nodes["NMGNullText"].execute(
+        model,
+        trajectory,
+        random_prompt(9),
+        text_scale=SCALE,
+        inner_steps=2,
+        learning_rate=0.01,
+        early_stop=0.0,
+    )
 
 
 def edit_friendly(nodes, model, _):
     latent = random_latent(SHAPE)
     prompts = random_prompt(1), random_prompt(9)
-    nodes["NMGEditFriendly"].execute(model, *prompts, latent, STEPS, "normal", SCALE, 0, 0)
+    settings = {"steps": STEPS, "schedule": "normal", "source_scale": SCALE, "skip": 0, "seed": 0}
+    nodes["NMGEditFriendly"].execute(model, *prompts, latent, **settings)
 
 
 def attention_maps(_, model, trajectory):
@@ -172,14 +192,13 @@ def attention_maps(_, model, trajectory):
 
 def reconstruction_check(nodes, model, trajectory):
     vae = nodes["NMGDemoModel"].execute().result[2]
-    settings = SCALE, 1.0, 500.0, "fused"
-    nodes["NMGReconstructionCheck"].execute(model, trajectory, random_prompt(9), vae, *settings)
+    nodes["NMGReconstructionCheck"].execute(model, trajectory, random_prompt(9), vae, **HELD)
 
 
 def custom_sampling(nodes, model, trajectory):
     custom = importlib.import_module("comfy_extras.nodes_custom_sampler")
-    prompts, settings = (random_prompt(2), random_prompt(9)), (SCALE, 1.0, 500.0, "fused")
-    guider = first(nodes["NMGGuider"].execute(model, trajectory, *prompts, *settings))
+    prompts = random_prompt(2), random_prompt(9)
+    guider = first(nodes["NMGGuider"].execute(model, trajectory, *prompts, **HELD))
     sampler, sigmas = nodes["NMGSampler"].execute(trajectory).result
     still, latent = first(custom.DisableNoise.execute()), {"samples": guider.plan.picture}
     custom.SamplerCustomAdvanced.execute(still, guider, sampler, sigmas, latent)
@@ -201,7 +220,9 @@ RUNS = {
     "custom sampling": (custom_sampling, STEPS),
     "reconstruction check": (reconstruction_check, 3 * STEPS),
     "edit region": (
-        lambda n, m, t: n["NMGEditRegion"].execute(m, t, random_prompt(2), 0.5, 0, levels=2),
+        lambda n, m, t: n["NMGEditRegion"].execute(
+            m, t, random_prompt(2), threshold=0.5, grow=0, levels=2
+        ),
         2,
     ),
 }

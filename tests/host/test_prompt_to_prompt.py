@@ -3,6 +3,7 @@
 import pytest
 import torch
 from host_models import first, relative
+from host_nodes import guidance
 from memory import peak_bytes
 
 STEPS = 6
@@ -19,7 +20,7 @@ def trajectory(nodes, demo, encode):
         assert caption == SOURCE
         latent = {"samples": demo[2].encode(picture[..., :3])}
         made = nodes["NMGInvert"].execute(
-            demo[0], encode(SOURCE), latent, STEPS, "official-masactrl"
+            demo[0], encode(SOURCE), latent, steps=STEPS, schedule="official-masactrl"
         )
         return first(made)
 
@@ -155,7 +156,7 @@ def test_prompts_of_several_chunks_and_of_unequal_length(make, sample, encode):
 @pytest.mark.parametrize("mode", ["official", "fused"])
 @pytest.mark.parametrize("gradient", ["full", "direct"])
 def test_it_goes_with_every_way_of_holding_the_source(nodes, make, sample, mode, gradient):
-    method = first(nodes["NMGGuidance"].execute(mode, gradient, "l1", "auto", 3.0, 5000.0, 0, 1))
+    method = guidance(nodes, mode=mode, gradient=gradient, noise_map_scale=3.0)
     edits, source, cost = sample(make()[0], guidance=method)
     own, _, _ = sample(guidance=method, target=SOURCE)
     assert relative(source, own) < 0.02  # l1: rounding may flip the sign of an element
@@ -205,7 +206,15 @@ def test_nothing_grows_with_the_number_of_steps(nodes, demo, encode, make, traje
 
         def run(made=made):
             nodes["NMGSample"].execute(
-                demo[0], made, encode(TARGET), encode(""), 3.0, 1.5, 5000.0, "fused", editor=editor
+                demo[0],
+                made,
+                encode(TARGET),
+                encode(""),
+                text_scale=3.0,
+                noise_map_scale=1.5,
+                gradient_scale=5000.0,
+                mode="fused",
+                editor=editor,
             )
 
         run()

@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 from host_models import first, random_latent, random_prompt, random_tensor
+from host_nodes import guidance
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 3
@@ -28,7 +29,8 @@ def drawn(nodes, model):
         prompts = random_prompt(1), random_prompt(9)
         node = nodes["NMGEditFriendly"]
         return node.execute(
-            model, *prompts, random_latent(SHAPE), STEPS, "normal", 3.0, 0, 0
+            *(model, *prompts, random_latent(SHAPE)),
+            **{"steps": STEPS, "schedule": "normal", "source_scale": 3.0, "skip": 0, "seed": 0},
         ).result
 
 
@@ -82,7 +84,11 @@ def calls(model):
 def invert(nodes, model, shape=SHAPE, **options):
     with torch.inference_mode():
         latent = random_latent(shape, **options)
-        return first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, STEPS, "normal"))
+        return first(
+            nodes["NMGInvert"].execute(
+                model, random_prompt(1), latent, steps=STEPS, schedule="normal"
+            )
+        )
 
 
 def clean(shape=SHAPE, **options):
@@ -195,23 +201,31 @@ def test_a_noise_mask_is_kept_as_by_sampling(nodes, model, check, sampled):
 
 
 METHODS = {
-    "negative-prompt": lambda n: n["NMGNegativePrompt"].execute(1.0),
-    "proximal": lambda n: n["NMGProximal"].execute("hard", 0.9),
-    "NMG Guidance": lambda n: n["NMGGuidance"].execute(
-        "fused", "full", "l1", "auto", 1.5, 500.0, 0.0, 1.0
+    "negative-prompt": lambda n: first(n["NMGNegativePrompt"].execute(1.0)),
+    "proximal": lambda n: first(n["NMGProximal"].execute("hard", 0.9)),
+    "NMG Guidance": lambda n: guidance(
+        n, gradient="full", noise_map_scale=1.5, gradient_scale=500.0
     ),
 }
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_other_methods_are_checked_as_they_sample(nodes, check, sampled, method):
-    guidance = first(method(nodes))
-    assert torch.equal(check(guidance=guidance).result[0], sampled(guidance=guidance))
+    given = {"guidance": method(nodes)}
+    assert torch.equal(check(**given).result[0], sampled(**given))
 
 
 def test_null_text_is_checked_with_the_embeddings_it_found(nodes, model, trajectory, check):
     node = nodes["NMGNullText"]
-    found = node.execute(model, trajectory, random_prompt(9), 7.5, 2, 0.01, 0.0).result
+    found = node.execute(
+        model,
+        trajectory,
+        random_prompt(9),
+        text_scale=7.5,
+        inner_steps=2,
+        learning_rate=0.01,
+        early_stop=0.0,
+    ).result
     words = check(trajectory=found[1], guidance=found[0]).result[5]
     assert words.startswith("Reconstruction ")
 

@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 from host_models import first, random_latent, random_prompt, relative
+from host_nodes import guidance as noise_map_guidance
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 5
@@ -18,9 +19,16 @@ def model(calm):
 
 @pytest.fixture(scope="module")
 def trajectory(nodes, model):
-    arguments = model, random_prompt(1), random_latent(SHAPE), STEPS, "official-masactrl"
     with torch.inference_mode():
-        return first(nodes["NMGInvert"].execute(*arguments))
+        return first(
+            nodes["NMGInvert"].execute(
+                model,
+                random_prompt(1),
+                random_latent(SHAPE),
+                steps=STEPS,
+                schedule="official-masactrl",
+            )
+        )
 
 
 @pytest.fixture
@@ -28,10 +36,14 @@ def edit(nodes, model, trajectory):
     """The edit's samples; without a method as by the widgets' defaults."""
 
     def call(mask=None, scale=1.5, **options):
-        prompts = random_prompt(2), random_prompt(3)
-        settings = 5.0, scale, 5000.0, "fused"
         run = nodes["NMGSample"].execute(
-            model, trajectory, *prompts, *settings, mask=mask, **options
+            *(model, trajectory, random_prompt(2), random_prompt(3)),
+            text_scale=5.0,
+            noise_map_scale=scale,
+            gradient_scale=5000.0,
+            mode="fused",
+            mask=mask,
+            **options,
         )
         return run.result
 
@@ -43,8 +55,7 @@ def guidance(nodes):
     """Noise Map Guidance in mode fused as NMG Sample makes it, and with options."""
 
     def call(scale=1.5, **options):
-        choices = "fused", "direct", "l1", "auto", scale, 5000.0, 0.0, 1.0
-        return first(nodes["NMGGuidance"].execute(*choices, **options))
+        return noise_map_guidance(nodes, noise_map_scale=scale, **options)
 
     return call
 
@@ -155,12 +166,12 @@ def test_of_a_latents_own_mask_a_thin_stroke_may_change_as_well(pack):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("NMGPlainGuidance", ()), ("NMGNegativePrompt", (0.0,))]
+    ("name", "settings"), [("NMGPlainGuidance", {}), ("NMGNegativePrompt", {"interpolation": 0.0})]
 )
 def test_methods_without_a_hold_put_the_picture_back_where_the_mask_is_black(
     nodes, edit, name, settings
 ):
-    method = first(nodes[name].execute(*settings))
+    method = first(nodes[name].execute(**settings))
     mask = torch.zeros(1, *SHAPE[2:])
     mask[..., 6:] = 1
     edited, picture = (run["samples"] for run in edit(mask, guidance=method))

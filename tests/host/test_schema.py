@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from host_contract import CONTRACTS, Contract
+from host_nodes import guidance
 
 pytestmark = pytest.mark.host_surface
 
@@ -170,8 +171,8 @@ def test_the_guidance_node_left_alone_is_what_the_sample_node_does(nodes, schema
 
 def test_official_on_the_guidance_node_is_official_on_the_sample_node(nodes):
     library = importlib.import_module("nmg_pack.nmg_sampler")
-    made = nodes["NMGGuidance"].execute("official", "full", "l1", "auto", 10.0, 5000.0, 0.0, 1.0)
-    assert made[0] == library.official_guidance(10.0, 5000.0)
+    made = guidance(nodes, mode="official", gradient="full", noise_map_scale=10.0)
+    assert made == library.official_guidance(10.0, 5000.0)
 
 
 def test_the_host_can_describe_every_node_to_its_interface(nodes):

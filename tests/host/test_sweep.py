@@ -5,6 +5,7 @@ import importlib
 import pytest
 import torch
 from host_models import first, random_latent, random_prompt, random_tensor
+from host_nodes import guidance
 
 SHAPE = (1, 4, 8, 12)
 STEPS = 3
@@ -47,7 +48,11 @@ def management(pack):
 def invert(nodes, model, shape=SHAPE, **options):
     with torch.inference_mode():
         latent = random_latent(shape, **options)
-        return first(nodes["NMGInvert"].execute(model, random_prompt(1), latent, STEPS, "normal"))
+        return first(
+            nodes["NMGInvert"].execute(
+                model, random_prompt(1), latent, steps=STEPS, schedule="normal"
+            )
+        )
 
 
 def given(model, trajectory, **inputs):
@@ -123,16 +128,15 @@ def test_several_prompts_are_as_many_edits_in_each_cell(nodes, model, trajectory
 
 
 def test_every_number_of_nmg_guidance_can_be_swept(nodes, model, trajectory, vae):
-    choices = nodes["NMGGuidance"].execute
     shared = given(model, trajectory)
     grid = {"rows": "end", "row_values": "0.4, 1", "columns": "every", "column_values": "1, 2"}
     _, latent = sweep(nodes, vae, shared, **grid).result
     made = [
-        first(choices("fused", "direct", "l1", "auto", 1.5, 500.0, 0.0, end, every=every))
+        guidance(nodes, noise_map_scale=1.5, gradient_scale=500.0, end=end, every=every)
         for end in (0.4, 1.0)
         for every in (1, 2)
     ]
-    expected = torch.cat([sample(nodes, shared, guidance=guidance) for guidance in made])
+    expected = torch.cat([sample(nodes, shared, guidance=method) for method in made])
     assert torch.equal(latent["samples"], expected)
     assert len({cell.numpy().tobytes() for cell in expected}) == 4
 
@@ -283,7 +287,9 @@ def test_null_text_embeddings_are_not_stretched_over_text_scales(
     nodes, library, model, trajectory, vae
 ):
     prompt = random_prompt(3)
-    made = nodes["NMGNullText"].execute(model, trajectory, prompt, 3.0, 1, 0.01)
+    made = nodes["NMGNullText"].execute(
+        model, trajectory, prompt, text_scale=3.0, inner_steps=1, learning_rate=0.01
+    )
     patched, calls = counting(model)
     with pytest.raises(library.InvalidInput, match="made for one text_scale"):
         sweep(nodes, vae, given(patched, trajectory, guidance=first(made)))

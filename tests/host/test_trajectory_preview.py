@@ -26,7 +26,7 @@ def preview(nodes, trajectory, vae):
     """(sheet, statistics, curve)"""
 
     def run(trajectory=trajectory, vae=vae, count=4):
-        return nodes["NMGTrajectoryPreview"].execute(trajectory, vae, count)
+        return nodes["NMGTrajectoryPreview"].execute(trajectory, vae, count=count)
 
     return run
 
@@ -49,7 +49,9 @@ def invert(nodes, model, shape=SHAPE, **options):
     with torch.inference_mode():
         latent = random_latent(shape)
         return first(
-            nodes["NMGInvert"].execute(model, random_prompt(1), latent, STEPS, "normal", **options)
+            nodes["NMGInvert"].execute(
+                model, random_prompt(1), latent, steps=STEPS, schedule="normal", **options
+            )
         )
 
 
@@ -157,7 +159,8 @@ def test_states_drawn_one_by_one_are_shown_as_they_are(nodes, model, preview, dr
     prompts = random_prompt(1), random_prompt(9)
     node = nodes["NMGEditFriendly"]
     latent = random_latent(SHAPE)
-    states = node.execute(model, *prompts, latent, STEPS, "normal", 3.0, 0, 0).result[1]
+    settings = {"steps": STEPS, "schedule": "normal", "source_scale": 3.0, "skip": 0, "seed": 0}
+    states = node.execute(model, *prompts, latent, **settings).result[1]
     words = preview(states, count=2).result[1]
     assert "no path" in words
     pictures, columns, _ = drawn[0]
