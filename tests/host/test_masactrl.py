@@ -307,11 +307,17 @@ def test_words_that_are_not_there_are_errors_with_the_nodes_name(
     assert str(error.value).startswith("MasaCtrl: ")
 
 
-def test_words_want_a_clip_but_not_where_both_masks_are_given(node, library):
+def test_words_want_a_clip_or_prompts_that_know_them_but_not_where_both_masks_are_given(
+    nodes, node, library, model, trajectory
+):
+    texts = {"source_prompt": "a cat", "target_prompt": "a dog"}
     with pytest.raises(library.InvalidInput, match="^MasaCtrl: clip .*Got nothing"):
-        node.execute(1, 10, mask_words="cat")
+        node.execute(1, 10, mask_words="cat", **texts)
+    editor = first(node.execute(1, 10, mask_words="cat"))
+    with pytest.raises(library.InvalidInput, match="MasaCtrl was given no texts.*NMG Prompts"):
+        edit(nodes, model, trajectory, editor)
     masks = {"source_mask": white(64), "target_mask": white(64)}
-    assert first(node.execute(1, 10, mask_words="cat", **masks)).words == ()
+    assert first(node.execute(1, 10, mask_words="cat", **texts, **masks)).words == ()
 
 
 def test_words_of_other_prompts_are_refused_before_anything_runs(
