@@ -34,9 +34,9 @@ from tools.host_releases import OLDEST
 ROOT = Path(__file__).resolve().parents[1]
 TIERS = ("unit", "parity", "host", "browser")  # each one a folder
 ALL = ("lint", *TIERS)
-# Tiers that run in several processes, and how pytest-xdist deals their tests out: the groups of the
-# host tier are in its conftest.py. A browser is one for all.
-DEALT = {"unit": "worksteal", "parity": "worksteal", "host": "loadgroup"}
+# Tiers that run in several processes, and how pytest-xdist deals their tests out: in the host tier
+# the tests of a file share its models and its server. A browser is one for all.
+DEALT = {"unit": "worksteal", "parity": "worksteal", "host": "loadfile"}
 MOST_PROCESSES = 4  # with a ComfyUI in it, each takes some 2 GB
 SURFACE = "host_surface"  # the marker of what may differ between ComfyUI versions
 SLOWEST = 25  # tests whose seconds are told at the end of a tier

@@ -122,8 +122,8 @@ class NMGReconstructionCheck(io.ComfyNode):
         image=None,
     ) -> io.NodeOutput:
         with speaking_as("NMG Reconstruction Check"):
-            method = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
-            ways = ways_back(trajectory, method, text_scale)
+            guidance = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
+            ways = ways_back(trajectory, guidance, text_scale)
             check_reconstruction(model, trajectory, negative, ways)
             reference = decode(vae, latent_of(trajectory, trajectory.states[0]))
             original = reference
@@ -158,7 +158,7 @@ def _judge(
     """
     each = [psnr(image, reference) for image in images]
     worst = each[0].index(min(each[0]))
-    method, text_scale = ways[0]
+    guidance, text_scale = ways[0]
 
     def of(way: Way) -> float | None:
         return each[ways.index(way)][worst] if way in ways else None
@@ -170,7 +170,7 @@ def _judge(
         each[0][worst],
         of((PlainGuidance(), text_scale)),
         of((PlainGuidance(), 1.0)),
-        method,
+        guidance,
         text_scale,
         steps,
         *against,

@@ -58,9 +58,9 @@ class NMGGuider(io.ComfyNode):
         mask=None,
     ) -> io.NodeOutput:
         with speaking_as("NMG Guider"):
-            method = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
+            guidance = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
             plan = plan_sampling(
-                model, trajectory, positive, negative, method, text_scale, mask, editor
+                model, trajectory, positive, negative, guidance, text_scale, mask, editor
             )
         return io.NodeOutput(TrajectoryGuider(model, plan))
 

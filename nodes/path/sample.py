@@ -108,9 +108,9 @@ class NMGSample(io.ComfyNode):
         mask=None,
     ) -> io.NodeOutput:
         with speaking_as("NMG Sample"):
-            method = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
+            guidance = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
             edit, source, cost = run_sampling(
-                model, trajectory, positive, negative, method, text_scale, mask, editor
+                model, trajectory, positive, negative, guidance, text_scale, mask, editor
             )
         kept = {} if trajectory.noise_mask is None else {"noise_mask": trajectory.noise_mask}
         latents = [{"samples": samples, **kept} for samples in (edit, source)]

@@ -108,10 +108,10 @@ class NMGSweep(io.ComfyNode):
         cell_size=_CELL_PX,
     ) -> io.NodeOutput:
         with speaking_as("NMG Sweep"):
-            method = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
+            guidance = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
             down = Swept(rows, parse_values("row_values", row_values))
             across = Swept(columns, parse_values("column_values", column_values))
-            settings = sweep_settings(method, text_scale, down, across)
+            settings = sweep_settings(guidance, text_scale, down, across)
             edits, cost = run_sweep(
                 model, trajectory, positive, negative, vae, settings, mask, editor
             )

@@ -14,21 +14,6 @@ from tools.host_process import boot
 from tools.host_server import host_server
 
 
-def pytest_collection_modifyitems(config, items):
-    """What stays together when the tier runs in several processes.
-
-    A server takes longer to start than all that is asked of it, so all of its tests share one; the
-    tests of a file share its fixtures, those of a family its model.
-    """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        group = "server" if "server" in item.fixturenames else item.path.stem
-        if group == "test_families" and hasattr(item, "callspec"):
-            group += str(item.callspec.params.get("name"))
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def pack():
     return boot()

@@ -112,7 +112,7 @@ def test_a_whole_tier_runs_in_processes_side_by_side(called, monkeypatch, tier, 
 
 def test_the_groups_of_the_host_tier_stay_together(called):
     command, _ = called("host")
-    assert command[command.index("--dist") + 1] == "loadgroup"
+    assert command[command.index("--dist") + 1] == "loadfile"
 
 
 @pytest.mark.parametrize("tier", test.TIERS)
