@@ -1,6 +1,6 @@
 """Shipped workflows at few steps: for tests of what they are made of, not of their pictures."""
 
-FEW_STEPS = 8
+FEW_STEPS = 4
 # Widgets that count steps. Skipping as many as a workflow ships with would leave none.
 SHORTER = {"steps": FEW_STEPS, "skip": FEW_STEPS // 3}
 

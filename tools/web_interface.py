@@ -207,12 +207,16 @@ class Interface:
         self.page.evaluate(DROP, [name, kind, base64.b64encode(data).decode()])
 
     def set_widgets(self, widget: str, value: Any) -> None:
-        """Set a widget on every node that has it."""
+        """Set a widget on every node that has it, also on those inside blocks."""
         self.page.evaluate(
-            """([name, value]) => app.rootGraph.nodes
-              .flatMap(node => node.widgets ?? [])
-              .filter(widget => widget.name === name)
-              .forEach(widget => { widget.value = value })""",
+            """([name, value]) => {
+              const inside = node => [node, ...(node.subgraph?.nodes ?? []).flatMap(inside)]
+              app.rootGraph.nodes
+                .flatMap(inside)
+                .flatMap(node => node.widgets ?? [])
+                .filter(widget => widget.name === name)
+                .forEach(widget => { widget.value = value })
+            }""",
             [widget, value],
         )
 

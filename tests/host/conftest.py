@@ -11,12 +11,16 @@ from host_models import Differentiation, calm_network, parity_network
 
 from tools.host_environment import HostEnvironment
 from tools.host_process import boot
+from tools.host_releases import OLDEST
 from tools.host_server import host_server
 
 
 @pytest.fixture(scope="session")
 def pack():
-    return boot()
+    # The attention that the host takes on a card; the one for the CPU asks for the free memory at
+    # every call. That one runs in the server of this tier, and here on the oldest host.
+    oldest = OLDEST.comfyui in Path(os.environ["COMFYUI_PATH"], "comfyui_version.py").read_text()
+    return boot(args=("--cpu", *([] if oldest else ["--use-pytorch-cross-attention"])))
 
 
 @pytest.fixture(autouse=True)
