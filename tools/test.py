@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -88,11 +89,11 @@ def run_tier(tier: str, environment: HostEnvironment, arguments: list[str]) -> R
     return Result(tier, code == 0, time.monotonic() - started, note)
 
 
-def run_oldest(arguments: list[str]) -> Result:
+def run_oldest(found: Future[HostEnvironment], arguments: list[str]) -> Result:
     """What may differ on it, of the host tier, on the oldest ComfyUI that the pack supports."""
     name = f"host {OLDEST.comfyui}"
     try:
-        environment = find_or_build(version=OLDEST.comfyui)
+        environment = found.result()
     except ToolError as error:
         return Result(name, False, 0.0, str(error))
     say(f"\nComfyUI {environment.version} in {environment.comfyui}")
@@ -201,13 +202,17 @@ def main() -> int:
             f"{environment.python} has no pytest. Install it there: "
             f'"{environment.python}" -m pip install pytest pytest-timeout scikit-image'
         )
-    results = [
-        run_lint(environment) if part == "lint" else run_tier(part, environment, arguments)
-        for part in parts
-    ]
     chosen = options.comfyui or options.comfyui_version or os.environ.get("COMFYUI_PATH")
-    if options.tier == "all" and not chosen:
-        results.append(run_oldest(arguments))
+    both = options.tier == "all" and not chosen
+    with ThreadPoolExecutor(1) as builder:
+        # On a fresh machine it is built meanwhile: that waits for the network more than it works.
+        oldest = builder.submit(find_or_build, version=OLDEST.comfyui) if both else None
+        results = [
+            run_lint(environment) if part == "lint" else run_tier(part, environment, arguments)
+            for part in parts
+        ]
+        if oldest is not None:
+            results.append(run_oldest(oldest, arguments))
     answer("\nsummary")
     for result in results:
         answer(result.line())
