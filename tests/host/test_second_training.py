@@ -13,16 +13,23 @@ def _as_the_host_runs_nodes():
 
 @pytest.fixture(scope="module")
 def training(pack):
-    from demo.second.training import flow_twin, loop, networks, optimizer, pool, vae_stage
+    from demo.second.training import (
+        flow_twin,
+        kept,
+        loop,
+        networks,
+        optimizer,
+        picture_stage,
+        pool,
+        sample,
+        text_stage,
+        vae_stage,
+        vocabulary,
+    )
 
-    return {
-        "flow_twin": flow_twin,
-        "loop": loop,
-        "networks": networks,
-        "optimizer": optimizer,
-        "pool": pool,
-        "vae_stage": vae_stage,
-    }
+    modules = (flow_twin, kept, loop, networks, optimizer, picture_stage, pool, sample)
+    modules += (text_stage, vae_stage, vocabulary)
+    return {module.__name__.rsplit(".", 1)[1]: module for module in modules}
 
 
 @pytest.fixture
@@ -118,6 +125,89 @@ def test_pool_goes_on_where_it_stopped(training, tmp_path):
     training["pool"].Pool(tmp_path, "numbers").fill(100, (2,), np.float16, make)
     assert [(part.start, part.stop) for part in asked] == [(0, 64), (64, 100), (64, 100)]
     assert pool.entries[99, 0] == 64
+
+
+def test_every_caption_fits_its_columns_and_has_its_tokens_in_the_table(training):
+    from demo.second import scenes
+
+    rng = np.random.default_rng(0)
+    captions = [scenes.caption(scenes.random_scene(rng)) for _ in range(300)]
+    longest = "a picture of a large cyan square right of a small cyan triangle on a gradient black"
+    for columns in training["networks"].text_columns.values():
+        vocabulary = training["vocabulary"].Vocabulary(columns)
+        rows = vocabulary.rows([*captions, f"{longest} background", ""])
+        assert rows.shape == (302, columns)
+        assert rows.max() < len(vocabulary.tokens)
+
+
+@pytest.mark.parametrize("kind", ["sd", "flow"])
+def test_the_text_encoder_computes_what_the_host_computes(training, kind):
+    networks = training["networks"]
+    vocabulary = training["vocabulary"].Vocabulary(networks.text_columns[kind])
+    text = networks.make_text(kind, len(vocabulary.tokens), torch.Generator().manual_seed(0))
+    rows = vocabulary.rows(["a red circle above a large blue ring on a plain green background"])
+    cpu = torch.device("cpu")
+    architecture = networks.architectures[kind]
+    host = networks.host.make_text_transformer(architecture, torch.float32, cpu)
+    table = networks.comfy.ops.manual_cast.Embedding(len(vocabulary.tokens), 128)
+    host.embeddings.token_embedding = table
+    host.load_state_dict(text.state_dict())
+    with torch.no_grad():
+        expected = host(rows, dtype=torch.float32)[0]
+        torch.testing.assert_close(networks.encode_text(text, rows), expected)
+
+
+def _picture_stage(training, kind, tmp_path):
+    networks = training["networks"]
+    vocabulary = training["vocabulary"].Vocabulary(networks.text_columns[kind])
+    generator = torch.Generator().manual_seed(0)
+    text = networks.make_text(kind, len(vocabulary.tokens), generator)
+    pool = training["pool"].Pool(tmp_path, f"latents_{kind}")
+    shape = (networks.latent_channels[kind], 16, 16)
+    noise = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float16)
+    pool.fill(4, shape, np.float16, lambda part: noise[part.start : part.stop])
+    make = {"flow": "FlowStage", "sd": "NoiseStage"}[kind]
+    stage = getattr(training["picture_stage"], make)(text, pool, vocabulary, 2, generator)
+    return stage, vocabulary
+
+
+@pytest.mark.parametrize(("kind", "progress"), [("flow", 0.0), ("flow", 0.9), ("sd", 0.0)])
+def test_a_picture_network_learns_and_samples(training, tmp_path, kind, progress):
+    stage, vocabulary = _picture_stage(training, kind, tmp_path)
+    optimizer = training["optimizer"].make(stage.network, 1e-2, 0.0)
+    losses = []
+    for _ in range(5):
+        rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+        loss, _ = stage.loss(rng, generator, progress)
+        loss.backward()
+        optimizer.step()
+        stage.network.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.01
+    sample = training["sample"]
+    found = [
+        sample.latents(kind, stage.network, vocabulary, ["a red ring", ""], 2, 3.0, seed)
+        for seed in (0, 0, 1)
+    ]
+    assert found[0].shape == (2, training["networks"].latent_channels[kind], 16, 16)
+    torch.testing.assert_close(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_kept_weights_are_half_precision_and_make_checkpoints_again(training, tmp_path):
+    loop, kept = training["loop"], training["kept"]
+    network = torch.nn.Linear(2, 2)
+    averaged = {name: value.clone() for name, value in network.state_dict().items()}
+    state = {"network": {}, "averaged": averaged, "optimizer": [], "step": 7, "seconds": 1.5}
+    (tmp_path / "first").mkdir()
+    loop.save_state(state, tmp_path / "first" / "unet.pt")
+    loop.save_state(averaged, tmp_path / "first" / "text_sd.pt")
+    written = kept.keep(tmp_path / "first", tmp_path / "weights")
+    # The text encoder went on inside the U-Net's network.
+    assert [path.name for path in written] == ["unet.safetensors"]
+    kept.restore(tmp_path / "second", tmp_path / "weights")
+    assert loop.load_averaged(tmp_path / "second" / "unet.pt", network) == 7
+    torch.testing.assert_close(network.weight.data, averaged["weight"], atol=1e-3, rtol=1e-3)
 
 
 class _Line:

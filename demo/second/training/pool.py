@@ -18,6 +18,8 @@ from demo.second import scenes
 picture_shape = (scenes.size_px, scenes.size_px, 3)
 training_seed = 1
 held_out_seed = 20_260_102
+picture_room = 20_000
+latent_room = 100_000
 _part = 64
 
 
@@ -32,7 +34,7 @@ def picture_at(index: int, seed: int = training_seed) -> np.ndarray:
 
 
 class Pool:
-    """An array file with room for `size` entries of which the first `ready` hold data."""
+    """An array file with room for many entries of which the first `ready` hold data."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.array_path = folder / f"{name}.npy"
@@ -55,25 +57,29 @@ class Pool:
 
     def fill(
         self,
-        size: int,
+        room: int,
         shape: tuple[int, ...],
         dtype: type,
         make: Callable[[range], np.ndarray],
+        size: int | None = None,
     ) -> None:
-        """Make the entries that are missing up to `size`, in parts.
+        """Make the entries that are missing, in parts.
 
         Args:
+            room: entries of the file, if it is made now.
             shape: of one entry.
             make: entries (n, *shape) of a range of indices.
+            size: stop at so many entries; at the file's end if None.
         """
         if not self.array_path.is_file():
             np.lib.format.open_memmap(
-                self.array_path, mode="w+", dtype=dtype, shape=(size, *shape)
+                self.array_path, mode="w+", dtype=dtype, shape=(room, *shape)
             ).flush()
             self._say(0)
         array = np.load(self.array_path, mmap_mode="r+")
-        for start in range(self.ready, len(array), _part):
-            stop = min(start + _part, len(array))
+        end = len(array) if size is None else min(size, len(array))
+        for start in range(self.ready, end, _part):
+            stop = min(start + _part, end)
             array[start:stop] = make(range(start, stop))
             array.flush()
             self._say(stop)
@@ -87,5 +93,9 @@ class Pool:
 def fill_pictures(folder: Path, size: int) -> Pool:
     """The pool of pictures, drawn as far as it is missing."""
     pool = Pool(folder, "pictures")
-    pool.fill(size, picture_shape, np.uint8, lambda part: np.stack([picture_at(i) for i in part]))
+
+    def drawn(part: range) -> np.ndarray:
+        return np.stack([picture_at(i) for i in part])
+
+    pool.fill(picture_room, picture_shape, np.uint8, drawn, size)
     return pool

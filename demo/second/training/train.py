@@ -1,8 +1,9 @@
 """Train the demo models: python demo/second/training/train.py STAGE --checkpoints FOLDER
 
 Stages, in order, each resumed where it stopped: pictures, vae, latents, text, picture; `decoder`
-polishes a VAE whose latents are in use. One process of one thread on a CPU; several stages can run
-at once, and `picture` can start while `latents` still fills its pool.
+polishes a VAE whose latents are in use. `keep` writes the weights so far as small files into
+`weights/`, `restore` makes checkpoints of those where there are none. One process of one thread on
+a CPU; several stages can run at once, and `picture` can start on the first part of `latents`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ sys.path[:] = [str(root), *(e for e in sys.path if Path(e or ".").resolve() != o
 vae_batch = 12
 text_batch = 64
 picture_batch = 32
-stages = ("pictures", "vae", "latents", "text", "picture", "decoder")
+stages = ("pictures", "vae", "latents", "text", "picture", "decoder", "keep", "restore")
 
 
 def main() -> None:
@@ -52,7 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="of the whole stage, over all runs")
     parser.add_argument("--minutes", type=float, default=math.inf, help="end this run after them")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of `picture`")
-    parser.add_argument("--size", type=int, help="entries of a pool")
+    parser.add_argument("--size", type=int, help="fill a pool up to so many entries")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
@@ -72,6 +73,8 @@ def _work(options: argparse.Namespace) -> None:
         "text": train_text,
         "picture": train_picture,
         "decoder": train_decoder,
+        "keep": keep,
+        "restore": restore,
     }
     run[options.stage](options)
 
@@ -80,7 +83,7 @@ def pictures(options: argparse.Namespace) -> None:
     """Draw the pool of pictures."""
     from demo.second.training import pool
 
-    pool.fill_pictures(options.checkpoints, options.size or 20_000)
+    pool.fill_pictures(options.checkpoints, options.size or pool.picture_room)
 
 
 def train_vae(options: argparse.Namespace) -> None:
@@ -150,7 +153,7 @@ def latents(options: argparse.Namespace) -> None:
             return networks.encode(vae, pictures)[0].half().numpy()
 
     shape = (networks.latent_channels[options.kind], 16, 16)
-    kept.fill(options.size or 100_000, shape, np.float16, encoded)
+    kept.fill(pool.latent_room, shape, np.float16, encoded, options.size)
 
 
 def train_text(options: argparse.Namespace) -> None:
@@ -193,6 +196,22 @@ def train_picture(options: argparse.Namespace) -> None:
         ema_decay=0.999,
     )
     loop.train_stage(stage, budget, options.checkpoints, options.seed + 2, options.minutes)
+
+
+def keep(options: argparse.Namespace) -> None:
+    """Write the weights so far into the repository."""
+    from demo.second.training import kept
+
+    for path in kept.keep(options.checkpoints):
+        print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+
+
+def restore(options: argparse.Namespace) -> None:
+    """Make checkpoints of the weights in the repository."""
+    from demo.second.training import kept
+
+    for path in kept.restore(options.checkpoints):
+        print(f"{path.name} made")
 
 
 if __name__ == "__main__":
