@@ -189,7 +189,7 @@ def train_picture(options: argparse.Namespace) -> None:
     make = {"flow": picture_stage.FlowStage, "sd": picture_stage.NoiseStage}[options.kind]
     stage = make(text.network["text"], kept, text.vocabulary, picture_batch, generator)
     budget = loop.Budget(
-        steps=options.steps or 20_000,
+        steps=options.steps or 12_000,
         learning_rate=options.rate,
         warmup_steps=200,
         decay_from=0.7,
