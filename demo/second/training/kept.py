@@ -54,6 +54,7 @@ def _write(path: Path, target: Path) -> Path:
     numbers = {key: state[key] for key in ("step", "seconds") if key in state}
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in weights.items()}
     save_file(tensors, target, {"format": "pt", "training": json.dumps(numbers)})
+    target.chmod(0o644)
     return target
 
 
