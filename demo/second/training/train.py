@@ -93,7 +93,10 @@ def train_vae(options: argparse.Namespace) -> None:
     from demo.second.training import loop, pool, vae_stage
 
     budget = loop.Budget(
-        steps=options.steps or 3_000, learning_rate=2e-3, ema_decay=0.99, decay_from=0.3
+        steps=options.steps or (800 if options.kind == "flow" else 1_500),
+        learning_rate=2e-3,
+        ema_decay=0.99,
+        decay_from=0.3,
     )
     drawn = pool.Pool(options.checkpoints, "pictures")
     generator = torch.Generator().manual_seed(options.seed)
@@ -109,7 +112,7 @@ def train_decoder(options: argparse.Namespace) -> None:
     from demo.second.training import loop, pool, vae_stage
 
     budget = loop.Budget(
-        steps=options.steps or 4_000, learning_rate=1e-3, ema_decay=0.995, decay_from=0.3
+        steps=options.steps or 2_000, learning_rate=1e-3, ema_decay=0.995, decay_from=0.3
     )
     path = options.checkpoints / f"vae_{options.kind}_folded.pt"
     drawn = pool.Pool(options.checkpoints, "pictures")
