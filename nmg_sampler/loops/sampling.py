@@ -122,7 +122,7 @@ def sample(
 
 def check_solver(guidance: Guidance, solver: Solver) -> None:
     """Raises InvalidInput if what the guidance knows was found for another step than this one."""
-    if guidance.needs_plain_steps and solver is not DDIM:
+    if guidance.needs_plain_steps and type(solver) is not Solver:
         raise InvalidInput.of(
             "solver",
             "does not go with this guidance, which was found for the steps of DDIM",

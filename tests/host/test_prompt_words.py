@@ -157,7 +157,11 @@ def test_what_another_node_does_to_the_embedding_takes_the_words_away(encode, wo
 
 def test_one_prompt_for_each_picture_of_a_batch_is_not_one_prompt(encode, words):
     assert words.words_of(encode(f"{TARGET}\n{OTHER}"), 1) == (None,)
-    assert words.words_of(encode(f"{TARGET}\n{TARGET}"), 1)[0].text == TARGET
+    twice = encode(f"{TARGET}\n{TARGET}")
+    assert words.words_of(twice, 1)[0].text == TARGET
+    (embedding, options), other = twice[0], encode(OTHER)[0][0]
+    changed = [[torch.cat([embedding[:1], other]), options]]
+    assert words.words_of(changed, 1) == (None,)
 
 
 def test_the_words_are_in_the_file_of_a_trajectory(library, trajectory, words, tmp_path):

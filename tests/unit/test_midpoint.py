@@ -207,3 +207,6 @@ def test_what_was_found_for_plain_steps_is_refused():
     )
     with pytest.raises(InvalidInput, match="solver does not go with this guidance.*Midpoint"):
         sample(trajectory, SmoothNoise(), EditFriendly(), 3.0, solver=Midpoint())
+    # Another one of DDIM is DDIM: what is missing then is the noise of the steps.
+    with pytest.raises(InvalidInput, match="trajectory is of the wrong kind"):
+        sample(trajectory, SmoothNoise(), EditFriendly(), 3.0, solver=Solver())

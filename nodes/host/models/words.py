@@ -53,10 +53,13 @@ def words_of(prompt: Conditioning, count: int) -> tuple[TokenizedPrompt | None, 
         return unknown
     if count == 1 and len({tuple(each["ids"]) for each in words}) != 1:
         return unknown
-    return tuple(
+    found = [
         from_plain(each) if each[_OF] == _digest(row) else None
-        for each, row in zip(words[:count], embedding, strict=False)
-    )
+        for each, row in zip(words, embedding, strict=True)
+    ]
+    if count == 1:  # the same prompt in every row, if every row still is its own
+        return (None,) if None in found else (found[0],)
+    return tuple(found)
 
 
 def source_words(source: Conditioning, clip: CLIP | None, text: str) -> TokenizedPrompt:
