@@ -103,6 +103,14 @@ WAN = {
     "num_heads": 1,
     "num_layers": 2,
 }
+# What is seen beside the latent: a mask and the picture without it (inpainting), a picture
+# (instruct-pix2pix), the frames that a video begins with.
+SD1_INPAINT = {**SD1, "in_channels": 9}
+SD1_PIX2PIX = {**SD1, "in_channels": 8}
+SD2_UNCLIP = {**SD2, "num_classes": "sequential", "adm_in_channels": 2048}
+FLUX_FILL = {**FLUX, "in_channels": 96}
+WAN_I2V = {**WAN, "in_dim": 36}
+WAN22 = {**WAN, "in_dim": 48, "out_dim": 48}
 LTX = {
     "in_channels": 128,
     "cross_attention_dim": 128,
@@ -275,6 +283,23 @@ MODELS = {
         "proj_out.",
         options={"frame_rate": 25},
         masked=True,
+    ),
+}
+# Of the same families, those that see more than the latent and the prompt.
+SEEING_MORE = {
+    "SD inpainting": replace(MODELS["SD 1.x"], network=(*_UNET, SD1_INPAINT)),
+    "SD pix2pix": replace(
+        MODELS["SD 1.x"], network=(*_UNET, SD1_PIX2PIX), host_class="SD15_instructpix2pix"
+    ),
+    "SD unCLIP": replace(MODELS["SD 2.x"], network=(*_UNET, SD2_UNCLIP), host_class="SD21UNCLIP"),
+    "Flux Fill": replace(MODELS["Flux"], network=(*_FLUX, FLUX_FILL)),
+    "WAN i2v": replace(MODELS["WAN"], network=("comfy.ldm.wan.model", "WanModel", WAN_I2V)),
+    "WAN 2.2 5B": replace(
+        MODELS["WAN"],
+        network=("comfy.ldm.wan.model", "WanModel", WAN22),
+        host_class="WAN22",
+        latent_format="Wan22",
+        shape=(48, 3, 4, 4),
     ),
 }
 UNETS = [name for name, small in MODELS.items() if small.network[:2] == _UNET]

@@ -99,6 +99,9 @@ class Counting:
         """The noise in the branches `rows`; what a toy with attention defines instead."""
         return self.noise_of(x, level, prompt)
 
+    def noise_mask_at(self, mask, level):
+        return mask
+
     def eps(self, x, level, prompt, attention=None, embedding=None):
         with_graph = torch.is_grad_enabled() and (
             x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)

@@ -139,6 +139,11 @@ class Predictor(Protocol):
         """
         ...
 
+    def noise_mask_at(self, mask: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        """A trajectory's noise mask, (B or 1, 1, ...), at a level: itself, unless the network comes
+        with a schedule of masks (Differential Diffusion, arXiv 2306.00950)."""
+        ...
+
     def eps(
         self,
         x: torch.Tensor,

@@ -99,7 +99,12 @@ def sample(
     guiding = guidance.begin(run)
     editing = EditorRun(run) if editor is None else editor.begin(run)
     solving = solver.begin()
+    last = noise_mask
     for step in steps:
+        changing = None if noise_mask is None else predictor.noise_mask_at(noise_mask, step.level)
+        if changing is not last:
+            x = torch.lerp(run.recorded(step.entry, like=x), x, changing)
+            last = changing
         request = guiding.prepare(x, step)
         x, guided = solving.predict(request, step.level_to, partial(editing.predict, step=step))
         eps = guiding.correct(x, step, guided)
@@ -110,8 +115,8 @@ def sample(
         # Exact at both ends: 0 is the one state, 1 the other, bit for bit.
         if mask is not None and branches.with_source:
             x = torch.lerp(branches.repeat(x[branches.source_rows]), x, mask)
-        if noise_mask is not None:
-            x = torch.lerp(run.recorded(step.entry_to, like=x), x, noise_mask)
+        if changing is not None:
+            x = torch.lerp(run.recorded(step.entry_to, like=x), x, changing)
         if on_step is not None:
             shown = branches.target_rows
             source_x0 = x0[branches.source_rows] if branches.with_source else None

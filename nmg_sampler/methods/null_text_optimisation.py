@@ -72,9 +72,10 @@ def optimise_null_text(
     recorded, noise_mask = RecordedStates(trajectory.states), trajectory.noise_mask
     if noise_mask is not None:
         noise_mask = noise_mask.to(device=x.device, dtype=x.dtype)
-    fit = _Fit(predictor, settings, len(steps), noise_mask, on_update)
+    fit = _Fit(predictor, settings, len(steps), on_update)
     for step in steps:
-        at = _At(step, x, recorded.at(step.entry_to, like=x))
+        mask = None if noise_mask is None else predictor.noise_mask_at(noise_mask, step.level)
+        at = _At(step, x, recorded.at(step.entry_to, like=x), mask)
         try:
             tokens = fit.optimised(tokens, at)
         except NotDifferentiable as error:
@@ -100,6 +101,7 @@ class _At(NamedTuple):
     step: Step
     x: torch.Tensor  # (B, C, ...) the state that the step starts from
     goal: torch.Tensor  # (B, C, ...) the recorded state that it should reach
+    noise_mask: torch.Tensor | None  # (B or 1, 1, ...) in this step; elsewhere it stays at the goal
 
     def loss(self, reached: torch.Tensor) -> torch.Tensor:
         """(B,) mean squared distance to the recorded state."""
@@ -107,23 +109,22 @@ class _At(NamedTuple):
 
 
 class _Fit:
-    """The optimisation, step by step; the noise mask keeps the rest at the goal."""
+    """The optimisation, step by step."""
 
     def __init__(
         self,
         predictor: Predictor,
         settings: NullTextSettings,
         total: int,
-        noise_mask: torch.Tensor | None,
         on_update: Callable[[UpdateEvent], None] | None,
     ) -> None:
         self.predictor, self.settings, self.total = predictor, settings, total
-        self.noise_mask, self.on_update = noise_mask, on_update
+        self.on_update = on_update
 
     def reached(self, at: _At, eps: torch.Tensor) -> torch.Tensor:
         """Where a run gets in this step along `eps`."""
         x = ddim_step(at.x, eps, at.step.level, at.step.level_to)
-        return x if self.noise_mask is None else torch.lerp(at.goal, x, self.noise_mask)
+        return x if at.noise_mask is None else torch.lerp(at.goal, x, at.noise_mask)
 
     def optimised(self, tokens: torch.Tensor, at: _At) -> torch.Tensor:
         """The embedding (B, columns, width) float32 that lands closest to the recorded state."""
@@ -154,8 +155,8 @@ class _Fit:
         _, shift = step_factors(at.step.level, at.step.level_to)
         slope = 2 * (reached - at.goal) / at.x[0].numel()
         slope = slope * (1 - self.settings.text_scale) * shift
-        if self.noise_mask is not None:
-            slope = slope * self.noise_mask
+        if at.noise_mask is not None:
+            slope = slope * at.noise_mask
         # The slopes of a mean over a latent are so small that half precision flushes them to 0: the
         # network gets each sample's at length 1 to 2, by a power of two, which rounds nothing.
         length = slope.flatten(1).norm(dim=1).clamp(min=1e-30).log2().floor().exp2()

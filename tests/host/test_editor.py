@@ -302,7 +302,7 @@ def test_a_patch_that_keeps_the_editor_out_is_named(nodes, model, trajectory, li
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"area": (4, 4, 0, 0), "strength": 1.0}, "parts"),
+        ({"area": (4, 4, 0, 0), "strength": 1.0}, "another .area"),
         ({"strength": 0.5}, "strength"),
         ({"mask": torch.ones(1, 8, 8), "mask_strength": 1.0}, "mask"),
     ],

@@ -11,6 +11,7 @@ SCENE = 11
 SOURCE = "a green triangle on a dotted black background"
 TARGET = "a red triangle on a dotted black background"
 OTHER = "a blue triangle on a dotted black background"
+LONG = ", ".join([OTHER] * 10)  # more than the encoder's 77 columns
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +28,13 @@ def plain(demo):
 
 
 @pytest.fixture(scope="module")
-def words(pack):
-    return importlib.import_module("nmg_pack.nodes.host.models.words")
+def words_of(pack):
+    """The words of each target in a CONDITIONING."""
+    words = importlib.import_module("nmg_pack.nodes.host.models.words")
+    several = importlib.import_module("nmg_pack.nodes.host.network.several")
+    return lambda prompt, pictures=1: [
+        words.words_of(target) for target in several.targets_of(prompt, pictures)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +90,11 @@ def test_the_prompt_itself_is_that_of_clip_text_encode(encode, plain):
     assert torch.equal(ours, theirs)
 
 
-def test_each_line_has_its_words(encode, words):
-    known = words.words_of(encode(f"{TARGET}\n{OTHER}"), 2)
-    assert [each.text for each in known] == [TARGET, OTHER]
-    assert words.words_of(encode(TARGET), 1)[0].text == TARGET
+@pytest.mark.parametrize("other", [OTHER, LONG], ids=["as rows", "of another length"])
+def test_each_line_has_its_words(encode, words_of, other):
+    known = words_of(encode(f"{TARGET}\n{other}"))
+    assert [each.text for each in known] == [TARGET, other]
+    assert words_of(encode(TARGET))[0].text == TARGET
 
 
 def test_prompt_to_prompt_without_texts_is_that_with_them_bit_for_bit(
@@ -144,28 +151,28 @@ def test_a_prompt_of_another_node_is_compared_by_length_as_before(
         sample(trajectory, plain(TARGET), untold)
 
 
-def test_what_another_node_does_to_the_embedding_takes_the_words_away(encode, words):
+def test_what_another_node_does_to_the_embedding_takes_the_words_away(encode, words_of):
     host_nodes = importlib.import_module("nodes")
     mixed = host_nodes.ConditioningAverage().addWeighted(encode(TARGET), encode(OTHER), 0.5)[0]
     longer = host_nodes.ConditioningConcat().concat(encode(TARGET), encode(OTHER))[0]
     combined = host_nodes.ConditioningCombine().combine(encode(TARGET), encode(OTHER))[0]
     for changed in (mixed, longer, combined):
-        assert words.words_of(changed, 1) == (None,)
+        assert words_of(changed) == [None]
     area = host_nodes.ConditioningSetAreaStrength().append(encode(TARGET), 0.9)[0]
-    assert words.words_of(area, 1)[0].text == TARGET
+    assert words_of(area)[0].text == TARGET
 
 
-def test_one_prompt_for_each_picture_of_a_batch_is_not_one_prompt(encode, words):
-    assert words.words_of(encode(f"{TARGET}\n{OTHER}"), 1) == (None,)
+def test_one_prompt_for_each_picture_of_a_batch_is_not_one_prompt(encode, words_of):
+    assert words_of(encode(f"{TARGET}\n{OTHER}"), 2) == [None]
     twice = encode(f"{TARGET}\n{TARGET}")
-    assert words.words_of(twice, 1)[0].text == TARGET
+    assert words_of(twice, 2)[0].text == TARGET
     (embedding, options), other = twice[0], encode(OTHER)[0][0]
     changed = [[torch.cat([embedding[:1], other]), options]]
-    assert words.words_of(changed, 1) == (None,)
+    assert words_of(changed, 2) == [None]
 
 
-def test_the_words_are_in_the_file_of_a_trajectory(library, trajectory, words, tmp_path):
+def test_the_words_are_in_the_file_of_a_trajectory(library, trajectory, words_of, tmp_path):
     library.save_trajectory(trajectory, tmp_path / "x.nmg.safetensors")
     loaded = library.load_trajectory(tmp_path / "x.nmg.safetensors")
-    assert words.words_of(loaded.source, 1) == words.words_of(trajectory.source, 1)
-    assert words.words_of(loaded.source, 1)[0].text == SOURCE
+    assert words_of(loaded.source) == words_of(trajectory.source)
+    assert words_of(loaded.source)[0].text == SOURCE

@@ -29,7 +29,7 @@ def test_the_page_has_lines():
     assert len([*rows()]) > 3
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0][:60])
+@pytest.mark.parametrize("row", [*rows()], ids=lambda row: row[0][:60])
 def test_a_line_says_what_comes_of_it_and_a_test_holds_it(row):
     _, _, result, held = row
     assert result in RESULTS

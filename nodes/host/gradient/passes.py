@@ -27,7 +27,7 @@ class GradientPasses:
     """Those of one run.
 
     Args:
-        guider: a CFGGuider in the middle of `sample`, its conditions named as `Prompt`.
+        guider: a CFGGuider in the middle of `sample`.
         predict: (prompt, conditions, x_k, sigma, options) -> the denoised latent, by the host.
 
     Attributes:
@@ -40,13 +40,15 @@ class GradientPasses:
         self.guider = guider
         self.predict = predict
         self.memory = GradientMemory()
-        self._own_conditions: dict[Prompt, list[dict[str, Any]]] = {}
+        # By the list they are of, which lives as long as the run.
+        self._own_conditions: dict[int, list[dict[str, Any]]] = {}
 
     def denoised(
         self,
         x_k: torch.Tensor,
         sigma: torch.Tensor,
         prompt: Prompt,
+        conditions: list[dict[str, Any]],
         embedding: PromptEmbedding | None,
         options: dict[str, Any],
         collects: bool,
@@ -56,7 +58,7 @@ class GradientPasses:
         Args:
             x_k: the state as the host scales it.
             sigma: its level, one per row.
-            prompt: the one to predict under.
+            prompt, conditions: what to predict under.
             embedding: in the prompt's place, if any.
             options: of the model.
             collects: whether an attention edit takes its own part of the graph out of the pass.
@@ -65,7 +67,7 @@ class GradientPasses:
         Raises:
             NotDifferentiable: a patch or a condition is in the way.
         """
-        conditions = self._conditions(prompt)
+        conditions = self._owned(conditions)
         if self.memory.plan is None:
             model = self.guider.inner_model
             plan = choose_plan(options, model, x_k.shape, conditions, self._layers.roots)
@@ -82,10 +84,10 @@ class GradientPasses:
             return predict(x_k, tokens)
         return self.memory.differentiable(predict, x_k, tokens)
 
-    def _conditions(self, prompt: Prompt) -> list[dict[str, Any]]:
-        if prompt not in self._own_conditions:
-            self._own_conditions[prompt] = own(self.guider.conds[prompt.value])
-        conditions = self._own_conditions[prompt]
+    def _owned(self, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if id(given) not in self._own_conditions:
+            self._own_conditions[id(given)] = own(given)
+        conditions = self._own_conditions[id(given)]
         if len({condition.get("hooks") for condition in conditions}) > 1:
             raise NotDifferentiable(
                 "gradient 'full' is not possible with different LoRA hooks in one prompt: the host"

@@ -7,7 +7,7 @@ from comfy.sd import CLIP
 
 from ....nmg_sampler import InvalidInput
 from ....nmg_sampler.editors import SentenceEmbedding
-from .encoding import check_clip, encode_together
+from .encoding import check_clip, encode
 
 
 def encode_sentences(clip: CLIP, *groups: Sequence[str]) -> list[Iterator[SentenceEmbedding]]:
@@ -31,7 +31,7 @@ def _encode(
     clip: CLIP, sentences: Sequence[str], bar: comfy.utils.ProgressBar
 ) -> Iterator[SentenceEmbedding]:
     for sentence in sentences:
-        ((embedding, options),) = encode_together(clip, [sentence])
+        ((embedding, options),) = encode(clip, sentence)
         bar.update(1)
         yield SentenceEmbedding(embedding, options.get("pooled_output"))
 

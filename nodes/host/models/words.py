@@ -14,52 +14,46 @@ from comfy.sd import CLIP
 from ....nmg_sampler import InvalidInput, TokenizedPrompt
 from ....nmg_sampler.words import from_plain, to_plain
 from ..network.conditions import Conditioning
-from .encoding import encode_together
+from ..network.several import WORDS, Target, join_prompts
+from .encoding import encode
 from .tokens import tokenize
 
-_WORDS, _OF = "nmg_words", "embedding"
+_OF = "embedding"
 
 
 def encode_prompts(clip: CLIP, texts: Sequence[str]) -> Conditioning:
-    """One CONDITIONING with a row per text, which knows the words where the encoder tells them.
+    """One CONDITIONING of several texts, which knows the words where the encoder tells them.
 
     Raises:
         as `encode_together`.
     """
-    ((embedding, options),) = encode_together(clip, texts)
+    return join_prompts([_with_words(encode(clip, text), clip, text) for text in texts])
+
+
+def _with_words(prompt: Conditioning, clip: CLIP, text: str) -> Conditioning:
+    ((embedding, options),) = prompt
     try:
-        prompts = [tokenize(clip, text) for text in texts]
-    except InvalidInput:  # an encoder without CLIP's tokens: the prompts are good without words
-        return [[embedding, options]]
-    words = [
-        {**to_plain(prompt), _OF: _digest(row)}
-        for prompt, row in zip(prompts, embedding, strict=True)
-    ]
-    return [[embedding, {**options, _WORDS: words}]]
+        words = to_plain(tokenize(clip, text))
+    except InvalidInput:  # an encoder without CLIP's tokens: the prompt is good without words
+        return prompt
+    return [[embedding, {**options, WORDS: [{**words, _OF: _digest(embedding[0])}]}]]
 
 
-def words_of(prompt: Conditioning, count: int) -> tuple[TokenizedPrompt | None, ...]:
-    """The words of `count` prompts in a CONDITIONING, None for one whose words are not known.
+def words_of(target: Target) -> TokenizedPrompt | None:
+    """The words of a branch's prompt; None where they are not known.
 
-    Not known are those of a prompt in parts, of rows that are a prompt for each picture of a batch,
-    and of an embedding that was changed after it was made.
+    Not known are those of a prompt in parts, of one for each picture of a batch, and of an
+    embedding that was changed after it was made.
     """
-    unknown = (None,) * count
-    if len(prompt) != 1:
-        return unknown
-    embedding, options = prompt[0]
-    words: list[dict[str, Any]] = options.get(_WORDS) or []
-    if len(words) != len(embedding) or count not in (1, len(words)):
-        return unknown
-    if count == 1 and len({tuple(each["ids"]) for each in words}) != 1:
-        return unknown
-    found = [
-        from_plain(each) if each[_OF] == _digest(row) else None
-        for each, row in zip(words, embedding, strict=True)
-    ]
-    if count == 1:  # the same prompt in every row, if every row still is its own
-        return (None,) if None in found else (found[0],)
-    return tuple(found)
+    if len(target) != 1 or len(target[0]) != 1:
+        return None
+    embedding, options = target[0][0]
+    words: list[dict[str, Any]] = options.get(WORDS) or []
+    if len(words) != len(embedding) or len({tuple(each["ids"]) for each in words}) != 1:
+        return None
+    if any(each[_OF] != _digest(row) for each, row in zip(words, embedding, strict=True)):
+        return None
+    return from_plain(words[0])
 
 
 def source_words(source: Conditioning, clip: CLIP | None, text: str) -> TokenizedPrompt:
@@ -68,7 +62,7 @@ def source_words(source: Conditioning, clip: CLIP | None, text: str) -> Tokenize
     Raises:
         InvalidInput: the text is another one than the prompt's, or neither tells the words.
     """
-    (known,) = words_of(source, 1)
+    known = words_of((source,))
     if known is not None and not text.strip():
         return known
     told = tokenize(clip, text)

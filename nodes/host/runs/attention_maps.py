@@ -10,8 +10,8 @@ from ....nmg_sampler import Branches, InvalidInput, Prompt, Trajectory
 from ....nmg_sampler.contract import OnStep
 from ....nmg_sampler.looks import Columns, word_entries, word_maps
 from ..models.model import check_trajectory
-from ..network.branches import columns_of
 from ..network.door import door_to
+from ..network.several import columns_of
 from .checks import check_conditioning
 from .looking import look_at
 from .predictor import HostPredictor
@@ -56,7 +56,7 @@ def run_attention_maps(
 
     conditions = {Prompt.SOURCE.value: source}
     branches = Branches(trajectory.shape[0], 0, True)
-    return look_at(model, trajectory, conditions, look, branches, columns_of(source))
+    return look_at(model, trajectory, conditions, look, branches, (columns_of((source,)),))
 
 
 def _check_attention(model: ModelPatcher) -> None:
@@ -80,11 +80,11 @@ def _check_prompt(source: Any, columns: int) -> None:
             "one prompt for the whole picture",
             "Invert with a plain CLIP Text Encode.",
         )
-    if columns != columns_of(source)[0]:
+    if columns != columns_of((source,)):
         raise InvalidInput.of(
             "prompt",
             "is not the one the picture was inverted with",
             f"{columns} embedding columns",
-            f"{columns_of(source)[0]}, as the trajectory's prompt has",
+            f"{columns_of((source,))}, as the trajectory's prompt has",
             "Connect the text of NMG Invert's prompt, and its CLIP.",
         )

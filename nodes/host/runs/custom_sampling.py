@@ -13,6 +13,7 @@ from ....nmg_sampler.trajectory import eps_to_x0, k_to_state
 from ..api.speaking import speaking_as
 from ..models.latent_masks import latent_mask
 from .custom_sampling_checks import check_free, check_pair, check_size, check_start, sigmas_of
+from .guider import BranchGuider
 from .plan import SamplingPlan
 from .predictor import HostPredictor
 from .procedure import LibrarySampler
@@ -37,7 +38,7 @@ class TrajectorySampler(comfy.samplers.Sampler):
             )
 
 
-class TrajectoryGuider(comfy.samplers.CFGGuider):
+class TrajectoryGuider(BranchGuider):
     """Text guidance, and with it all that a run from a trajectory is: see `SamplingPlan`.
 
     With a `TrajectorySampler` it is the run of NMG Sample. With any other sampler the latent and
@@ -45,10 +46,9 @@ class TrajectoryGuider(comfy.samplers.CFGGuider):
     """
 
     def __init__(self, model: ModelPatcher, plan: SamplingPlan) -> None:
-        super().__init__(model)
+        super().__init__(model, plan.conditions, plan.branches)
         self.plan = plan
         self.set_cfg(plan.text_scale)
-        self.inner_set_conds(plan.conditions)
 
     def sample(  # the host's own interface
         self,
@@ -95,7 +95,7 @@ def _walk(plan: SamplingPlan) -> LibrarySampler:
         # The last one is the sampler node's denoised_output: the edits and nothing else.
         callback(event.index, event.x0, event.x, event.total)
 
-    return LibrarySampler(plan.job.procedure, plan.branches, plan.columns, tell)
+    return LibrarySampler(plan.job.procedure, plan.columns, tell)
 
 
 class _HeldSampler(comfy.samplers.Sampler):
@@ -107,25 +107,27 @@ class _HeldSampler(comfy.samplers.Sampler):
 
     def sample(  # the host's own interface
         self,
-        model_wrap: comfy.samplers.CFGGuider,
+        model_wrap: BranchGuider,
         sigmas: torch.Tensor,
         extra_args: dict[str, Any],
-        *args: Any,
-        **options: Any,
+        callback: Callable[..., None] | None,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        denoise_mask: torch.Tensor | None = None,
+        *options: Any,
     ) -> torch.Tensor:
-        held = _HeldModel(model_wrap, self.plan, extra_args)
-        return self.sampler.sample(held, sigmas, extra_args, *args, **options)
+        given = noise, latent_image, denoise_mask
+        predictor = HostPredictor.of_run(model_wrap, sigmas, extra_args, *given, self.plan.columns)
+        held = _HeldModel(model_wrap, self.plan, predictor)
+        return self.sampler.sample(held, sigmas, extra_args, callback, *given, *options)
 
 
 class _HeldModel:
     """A guider as a sampler sees it, but for its prediction."""
 
-    def __init__(
-        self, guider: comfy.samplers.CFGGuider, plan: SamplingPlan, extra_args: dict[str, Any]
-    ) -> None:
+    def __init__(self, guider: BranchGuider, plan: SamplingPlan, predictor: HostPredictor) -> None:
         self._guider = guider
-        options, seed = extra_args["model_options"], extra_args.get("seed")
-        self._predictor = HostPredictor(guider, options, seed, plan.branches, plan.columns)
+        self._predictor = predictor
         self._held = HeldPrediction(
             plan.trajectory,
             self._predictor,

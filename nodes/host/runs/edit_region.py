@@ -9,8 +9,8 @@ from ....nmg_sampler import Branches, Prompt, Trajectory
 from ....nmg_sampler.contract import OnStep
 from ....nmg_sampler.looks import edit_region, region_entries
 from ..models.model import check_still, check_trajectory
-from ..network.branches import count_targets, one_row_per_picture
 from ..network.conditions import Conditioning
+from ..network.several import targets_of
 from .checks import check_conditioning
 from .looking import look_at
 from .predictor import HostPredictor
@@ -43,7 +43,7 @@ def run_edit_region(
     check_trajectory(model, trajectory)
     check_still(model, trajectory, "NMG Edit Region")
     pictures = trajectory.shape[0]
-    branches = Branches(pictures, count_targets(positive, pictures))
+    branches = Branches(pictures, len(targets_of(positive, pictures)))
     entries = region_entries(trajectory.schedule, levels)
 
     def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:
@@ -59,8 +59,5 @@ def run_edit_region(
         )
 
     # Two predictions, not branches of one: the prompts need not be built alike.
-    conditions = {
-        Prompt.SOURCE.value: trajectory.source,
-        Prompt.POSITIVE.value: one_row_per_picture(positive, branches),
-    }
+    conditions = {Prompt.SOURCE.value: trajectory.source, Prompt.POSITIVE.value: positive}
     return look_at(model, trajectory, conditions, look, branches)

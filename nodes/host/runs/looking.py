@@ -33,6 +33,14 @@ def look_at(
         return Done(x, look(predictor, x.device, on_step))
 
     picture = picture_of(model, trajectory)
-    job = Job(conditions, picture, trajectory.schedule, procedure, None, branches, columns)
+    job = Job(
+        conditions,
+        picture,
+        trajectory.schedule,
+        procedure,
+        trajectory.noise_mask,
+        branches,
+        columns,
+    )
     _, found, cost = run_procedure(model, job)
     return found.cpu(), cost

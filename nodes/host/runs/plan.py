@@ -9,7 +9,6 @@ from ....nmg_sampler import (
     Branches,
     Editor,
     Guidance,
-    Predictor,
     Prompt,
     Trajectory,
     sample,
@@ -19,10 +18,11 @@ from ....nmg_sampler.loops import branches_of_run
 from ..models.latent_masks import check_mask_count, fit_mask
 from ..models.model import check_trajectory, picture_of
 from ..models.words import words_of
-from ..network.branches import columns_of, count_targets, one_row_per_picture
 from ..network.conditions import Conditioning
 from ..network.door import check_editable
+from ..network.several import Target, columns_of, one_target, targets_of
 from .checks import check_conditioning
+from .predictor import HostPredictor
 from .procedure import Done, Job
 
 
@@ -62,7 +62,7 @@ class SamplingPlan:
             self.columns,
         )
 
-    def _run(self, predictor: Predictor, x: torch.Tensor, on_step: OnStep) -> Done:
+    def _run(self, predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:
         result = sample(
             self.trajectory,
             predictor,
@@ -100,11 +100,10 @@ def plan_sampling(
     pictures = len(picture)
     check_mask_count(mask, pictures)
     fitted = fit_mask(mask, picture.shape)
-    branches = branches_of_run(pictures, count_targets(positive, pictures), guidance, editor)
-    conditions = {
-        Prompt.POSITIVE.value: one_row_per_picture(positive, branches),
-        Prompt.NEGATIVE.value: negative,
-    }
+    targets = targets_of(positive, pictures)
+    one_target(negative, pictures, "negative")
+    branches = branches_of_run(pictures, len(targets), guidance, editor)
+    conditions = {Prompt.POSITIVE.value: positive, Prompt.NEGATIVE.value: negative}
     columns: tuple[int, ...] = ()
     guidance.check(trajectory, branches)
     if branches.with_source or guidance.needs_source_prompt:
@@ -112,7 +111,7 @@ def plan_sampling(
         conditions[Prompt.SOURCE.value] = trajectory.source
     if editor is not None:
         check_editable(model, editor)
-        prompts = _prompts(trajectory.source, positive, branches.targets)
+        prompts = _prompts([one_target(trajectory.source, pictures, "source"), *targets])
         columns = prompts.columns
         editor = editor.bound(prompts)
         editor.check(prompts)
@@ -121,8 +120,9 @@ def plan_sampling(
     )
 
 
-def _prompts(source: Conditioning, positive: Conditioning, targets: int) -> BranchPrompts:
+def _prompts(branches: list[Target]) -> BranchPrompts:
     """What is known of the prompts of all branches."""
-    own, theirs = columns_of(source, positive)
-    columns = own, *[theirs] * targets
-    return BranchPrompts(columns, (*words_of(source, 1), *words_of(positive, targets)))
+    return BranchPrompts(
+        tuple(columns_of(target) for target in branches),
+        tuple(words_of(target) for target in branches),
+    )

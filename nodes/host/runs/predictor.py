@@ -14,7 +14,6 @@ import torch
 
 from ....nmg_sampler import (
     AttentionEdit,
-    Branches,
     Guided,
     NoiseLevel,
     Prompt,
@@ -26,14 +25,18 @@ from ....nmg_sampler.contract import AttentionLoss, joined, loss_gradient
 from ....nmg_sampler.editors import map_bytes
 from ....nmg_sampler.trajectory import eps_to_x0, state_to_k, x0_to_eps
 from ..gradient.passes import GradientPasses
-from ..network.branches import merge
+from ..network.clean_outside import CleanOutside
 from ..network.compiled import uncompiled
 from ..network.conditions import Condition
 from ..network.door import Door, door_to
 from ..network.embedding import embedding_of, with_embedding
+from ..network.keyframes import Keyframes
+from ..network.rows import Group, Pair, check_alike, difference, group_alike
+from .guider import BoundPrompts, BranchGuider
 
 _CALC = "sampler_calc_cond_batch_function"
 _POST = "sampler_post_cfg_function"
+_MASK = "denoise_mask_function"
 _BOTH = "disable_cfg1_optimization"  # both prompts are asked, at scale 1 as well
 
 
@@ -57,33 +60,78 @@ class HostPredictor:
     inversion follows the bare prediction. `guided` goes through the guider, where they do.
 
     Args:
-        guider: a CFGGuider in the middle of `sample`, its conditions named as `Prompt`.
+        guider: in the middle of `sample`.
+        prompts: those of the run's branches, bound by the guider.
         model_options: those the host cloned for this run.
         seed: handed on to the host.
-        branches: what the rows of the run's states are.
-        columns: prompt length of each branch, in embedding columns.
+        sigmas: the levels of the run, noisiest first, on its device.
+        columns: prompt length of each branch, in embedding columns, where an editor wants to know.
     """
 
     def __init__(
         self,
-        guider: comfy.samplers.CFGGuider,
+        guider: BranchGuider,
+        prompts: BoundPrompts,
         model_options: dict[str, Any],
         seed: int | None,
-        branches: Branches,
+        sigmas: torch.Tensor,
         columns: tuple[int, ...] = (),
     ) -> None:
         self.guider = guider
+        self.prompts = prompts
         self.model_options = model_options
         self.seed = seed
-        self.branches = branches
+        self.sigmas = sigmas
+        self.branches = guider.branches
         self.columns = columns
         self.cost = Cost()
         self._told_of_maps = False
+        self._outside: CleanOutside | None = None
+        self._grouped: dict[Rows, list[Group]] = {}
+        self._keyframes = Keyframes(guider.inner_model, prompts.conditions(), model_options)
+
+    @classmethod
+    def of_run(
+        cls,
+        guider: BranchGuider,
+        sigmas: torch.Tensor,
+        extra_args: dict[str, Any],
+        noise: torch.Tensor,
+        latent: torch.Tensor,
+        mask: torch.Tensor | None,
+        columns: tuple[int, ...],
+    ) -> "HostPredictor":
+        """The predictor for what the host hands to a sampler.
+
+        Raises:
+            InvalidInput: the prompts are not built as the run needs them.
+        """
+        options, seed = extra_args["model_options"], extra_args.get("seed")
+        prompts = guider.bind(noise, latent, mask, seed)
+        made = cls(guider, prompts, options, seed, sigmas, columns)
+        if mask is not None and CleanOutside.asks_for_it(guider.inner_model):
+            mask_at = partial(made._mask_at, mask)
+            made._outside = CleanOutside(guider.inner_model, latent, mask_at)
+        if made.branches.targets:
+            made._groups(Rows.ALL)  # before anything is asked of the network
+        return made
 
     def embedding(self, prompt: Prompt) -> PromptEmbedding:
-        embedding = embedding_of(self.guider.conds[prompt.value], prompt)
+        source = self.prompts.source
+        known = {Prompt.SOURCE: source and source.text, Prompt.NEGATIVE: self.prompts.negative}
+        embedding = embedding_of(known[prompt] or [], prompt)
         device = self.guider.model_patcher.load_device
         return PromptEmbedding(*(e if e is None else e.to(device) for e in embedding))
+
+    def noise_mask_at(self, mask: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        return self._mask_at(mask, _sigma(mask, level))
+
+    def _mask_at(self, mask: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """The noise mask at a level as patches of the model have it (DifferentialDiffusion)."""
+        changed = self.model_options.get(_MASK)
+        if changed is None:
+            return mask
+        return changed(sigma, mask, extra_options={"model": self.guider, "sigmas": self.sigmas})
 
     def eps(
         self,
@@ -94,32 +142,88 @@ class HostPredictor:
         embedding: PromptEmbedding | None = None,
     ) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        x_k, sigma = state_to_k(x, level), _sigma(x, level)
+        parts = [
+            self._eps(x[rows], level, prompt, conditions, attention, embedding)
+            for rows, conditions in self._asked(prompt, len(x))
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _eps(
+        self,
+        x: torch.Tensor,
+        level: NoiseLevel,
+        prompt: Prompt,
+        conditions: list[Condition],
+        attention: AttentionEdit | None,
+        embedding: PromptEmbedding | None,
+    ) -> torch.Tensor:
+        """The noise in `x` under one prompt, or under prompts that are built alike."""
+        x_k, sigma = self._shown(x, level)
         self._count(len(x))
         rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
         asked = x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
         with self._edited(attention, rows) as options:
             if torch.is_grad_enabled() and asked:
                 denoised = self.gradients.denoised(
-                    x_k, sigma, prompt, embedding, options, collects=attention is not None
+                    x_k, sigma, prompt, conditions, embedding, options, attention is not None
                 )
                 self.cost.backward_rows += len(x) // self.branches.pictures
             else:
-                conditions = self._conditions(prompt, embedding)
+                if embedding is not None:
+                    conditions = with_embedding(conditions, prompt, embedding)
                 denoised = _predict(self.guider, prompt, conditions, x_k, sigma, options)
-        return x0_to_eps(x, denoised, level)
+        return x0_to_eps(x, self._kept(denoised, sigma), level)
 
-    def _conditions(
-        self, prompt: Prompt, embedding: PromptEmbedding | None
-    ) -> list[dict[str, Any]]:
-        conditions = self.guider.conds[prompt.value]
-        return conditions if embedding is None else with_embedding(conditions, prompt, embedding)
+    def _asked(self, prompt: Prompt, count: int) -> list[tuple[slice, list[Condition]]]:
+        """The rows of a prediction under one kind of prompt, by the conditions they are under."""
+        if prompt is Prompt.SOURCE:
+            return [(slice(None), self.prompts.source.text)]
+        if prompt is Prompt.POSITIVE:
+            return [(group.rows, group.pair.text) for group in self._groups(Rows.TARGETS)]
+        wanted = (rows for rows in (Rows.ALL, Rows.TARGETS) if self._rows(rows) == count)
+        groups = self._groups(next(wanted)) if self.prompts.targets else []
+        if all(difference(groups[0].pair, Pair([], g.pair.negative)) is None for g in groups[1:]):
+            return [(slice(None), self.prompts.negative)]
+        return [(group.rows, group.pair.negative) for group in groups]
 
     def guided(self, request: Request) -> Guided:
-        return joined([self._guided(part) for part in request.by_scale(self.branches)])
+        parts = (
+            (own, group.pair)
+            for part in request.by_scale(self.branches)
+            for own, group in self._apart(part)
+        )
+        return joined([self._guided(own, pair) for own, pair in parts])
 
-    def _guided(self, request: Request) -> Guided:
-        """Text guidance of one scale."""
+    def _apart(self, request: Request) -> list[tuple[Request, Group]]:
+        """A request as one for each group of prompts."""
+        groups = self._groups(request.rows)
+        if len(groups) == 1:
+            return [(request, groups[0])]
+        negative = request.negative
+        return [
+            (
+                request._replace(
+                    x=request.x[group.rows],
+                    negative=None if negative is None else negative[group.rows],
+                ),
+                group,
+            )
+            for group in groups
+        ]
+
+    def _groups(self, rows: Rows) -> list[Group]:
+        """The prompts of the branches that `rows` names, those together that one call can take."""
+        if rows not in self._grouped:
+            pairs = [*self.prompts.targets]
+            if self.branches.with_source and self.branches.targets and rows is not Rows.TARGETS:
+                pairs = [self.prompts.source, *(pairs if rows is Rows.ALL else [])]
+            if self.columns and len(pairs) > 1:
+                check_alike(pairs)
+            self._grouped[rows] = group_alike(pairs, self.branches.pictures)
+        return self._grouped[rows]
+
+    def _guided(self, request: Request, pair: Pair) -> Guided:
+        """Text guidance of one scale, under prompts that are built alike."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         x, level, negative = request.x, request.level, request.negative
         seen: dict[str, torch.Tensor | None] = {}
@@ -128,6 +232,7 @@ class HostPredictor:
             seen["negative"] = None if args["uncond"] is None else args["uncond_denoised"]
             return args["denoised"]
 
+        x_k, sigma = self._shown(x, level)
         with self._edited(request.attention, request.rows) as edited:
             options = {**edited, _POST: [look, *edited.get(_POST, [])]}
             known = negative is not None and _CALC not in options
@@ -137,12 +242,21 @@ class HostPredictor:
                 options[_BOTH] = True
             single = known or (math.isclose(request.text_scale, 1) and not options.get(_BOTH))
             self._count(len(x) * (1 if single else 2))
-            denoised = self._guide(request, options)
-        eps = x0_to_eps(x, denoised, level)
+            denoised = self._guide(request, pair, x_k, sigma, options)
+        eps = x0_to_eps(x, self._kept(denoised, sigma), level)
         told = seen.get("negative")  # absent where a patch answers from a cache
         if negative is None and told is not None:
-            negative = x0_to_eps(x, told, level)
+            negative = x0_to_eps(x, self._kept(told, sigma), level)
         return Guided(eps, negative)
+
+    def _shown(self, x: torch.Tensor, level: NoiseLevel) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the network sees of states at a level: as the host scales them, and its sigma."""
+        x_k, sigma = state_to_k(x, level), _sigma(x, level)
+        self._keyframes.go_to(sigma)
+        return (x_k if self._outside is None else self._outside.shown(x_k, sigma)), sigma
+
+    def _kept(self, denoised: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return denoised if self._outside is None else self._outside.kept(denoised, sigma)
 
     def loss_gradient(
         self,
@@ -172,40 +286,32 @@ class HostPredictor:
             map_bytes(layers, max(self.columns), rows) / 1e6,
         )
 
+    def _rows(self, rows: Rows) -> int:
+        return self.branches.part(rows).rows
+
     def _count(self, rows: int) -> None:
         self.cost.forward_calls += 1
         self.cost.forward_rows += rows // self.branches.pictures
 
-    def _guide(self, request: Request, options: dict[str, Any]) -> torch.Tensor:
-        """The denoised latent by the guider, the branches' own text in the place of positive."""
-        x, level = request.x, request.level
+    def _guide(
+        self,
+        request: Request,
+        pair: Pair,
+        x_k: torch.Tensor,
+        sigma: torch.Tensor,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        """The denoised latent by the guider."""
+        negative = pair.negative
+        if request.embedding is not None:
+            negative = with_embedding(negative or [], Prompt.NEGATIVE, request.embedding)
         conditions = self.guider.conds
         self.guider.set_cfg(request.text_scale)
-        self.guider.conds = {
-            **conditions,
-            Prompt.POSITIVE.value: self._text(request.rows),
-            Prompt.NEGATIVE.value: self._conditions(Prompt.NEGATIVE, request.embedding),
-        }
+        self.guider.conds = {Prompt.POSITIVE.value: pair.text, Prompt.NEGATIVE.value: negative}
         try:
-            return self.guider(state_to_k(x, level), _sigma(x, level), options, self.seed)
+            return self.guider(x_k, sigma, options, self.seed)
         finally:
             self.guider.conds = conditions
-
-    def _text(self, rows: Rows) -> list[Condition] | None:
-        """What the branches named by `rows` are guided to, each to its own prompt."""
-        source_too = self.branches.with_source and self.branches.targets
-        if source_too and rows is Rows.SOURCE:
-            return self.guider.conds[Prompt.SOURCE.value]
-        if source_too and rows is Rows.ALL:
-            return self._merged
-        return self.guider.conds.get(Prompt.POSITIVE.value)
-
-    @cached_property
-    def _merged(self) -> list[Condition]:
-        """The prompts of all branches as one condition: one row for each picture of each."""
-        conditions = self.guider.conds
-        source, positive = (conditions[p.value] for p in (Prompt.SOURCE, Prompt.POSITIVE))
-        return merge(source, positive, self.branches)
 
     def _edited(
         self, attention: AttentionEdit | None, rows: Rows

@@ -14,6 +14,7 @@ from ....nmg_sampler import Branches, Schedule, StepEvent
 from ....nmg_sampler.contract import OnStep
 from ..api.preview import side_by_side
 from ..network.conditions import Conditioning
+from .guider import BranchGuider
 from .predictor import Cost, HostPredictor
 
 
@@ -23,6 +24,9 @@ class Done(NamedTuple):
     latent: torch.Tensor  # (rows, C, ...) for the host, in the model's own latent space
     result: Any = None  # what its caller wants of it
 
+
+# Of what the host draws for a prompt (unCLIP's noise): on every way, up or down, the same.
+_SEED = 0
 
 # What happens in the middle of a run: given the network, the samples on the run's device and what
 # to call after each step.
@@ -79,9 +83,8 @@ def run_procedure(model: ModelPatcher, job: Job, turn: Turn = ALONE) -> Outcome:
     """Does the job where the host runs its samplers."""
     branches = job.rows
     started = time.perf_counter()
-    guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds(job.conditions)
-    sampler = LibrarySampler(job.procedure, branches, job.columns, _tell_of_branches(branches))
+    guider = BranchGuider(model, job.conditions, branches)
+    sampler = LibrarySampler(job.procedure, job.columns, _tell_of_branches(branches))
     # The host plans its memory, and sizes conditions and masks, by what it is given here.
     samples = branches.repeat(job.samples)
     # What other packs read as the run's levels: noisiest first, as for any sampler.
@@ -93,6 +96,7 @@ def run_procedure(model: ModelPatcher, job: Job, turn: Turn = ALONE) -> Outcome:
         sigmas,
         denoise_mask=job.noise_mask,
         callback=_progress(model, len(sigmas) - 1, turn),
+        seed=_SEED,
     )
     seconds = round(time.perf_counter() - started, 3)
     cost = {**sampler.cost.as_dict(), "seconds": seconds}
@@ -104,7 +108,7 @@ class LibrarySampler(comfy.samplers.Sampler):
 
     Args:
         procedure: what the run does.
-        branches, columns: as `Job` has them.
+        columns: as `Job` has them.
         tell: how a step is told to the host's callback, where there is one.
 
     Attributes:
@@ -115,18 +119,17 @@ class LibrarySampler(comfy.samplers.Sampler):
     def __init__(
         self,
         procedure: Procedure,
-        branches: Branches,
         columns: tuple[int, ...],
         tell: Callable[[StepEvent, Callable[..., None]], None],
     ) -> None:
-        self.procedure, self.branches, self.columns = procedure, branches, columns
+        self.procedure, self.columns = procedure, columns
         self.tell = tell
         self.result: Any = None
         self.cost = Cost()
 
     def sample(  # the host's own interface
         self,
-        model_wrap: comfy.samplers.CFGGuider,
+        model_wrap: BranchGuider,
         sigmas: torch.Tensor,
         extra_args: dict[str, Any],
         callback: Callable[..., None] | None,
@@ -135,8 +138,9 @@ class LibrarySampler(comfy.samplers.Sampler):
         denoise_mask: torch.Tensor | None = None,
         disable_pbar: bool = False,
     ) -> torch.Tensor:
-        options, seed = extra_args["model_options"], extra_args.get("seed")
-        predictor = HostPredictor(model_wrap, options, seed, self.branches, self.columns)
+        predictor = HostPredictor.of_run(
+            model_wrap, sigmas, extra_args, noise, latent_image, denoise_mask, self.columns
+        )
 
         def on_step(event: StepEvent) -> None:
             if callback is not None:
