@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 DATA = Path(__file__).parent / "data"
+DEMO = Path(__file__).resolve().parents[1] / "demo" / "model.safetensors"
 
 STATE = (2, 4, 8, 8)
 # Float32 rounding through some forty layers, forward and backward, in another order of summation.
@@ -143,6 +144,21 @@ def tokenizer_alone(module, name, **options):
     clip = importlib.import_module("comfy.sd").CLIP(no_init=True)
     clip.tokenizer = getattr(importlib.import_module(module), name)(**options)
     clip.tokenizer_options = {}
+    return clip
+
+
+def clip_of_every_token():
+    """The demo model's CLIP, in which words that were never trained differ as well.
+
+    In the file their rows are zero: all words of other scripts would be one.
+    """
+    demo_model = importlib.import_module("nmg_pack.nodes.host.models.demo_model")
+    _, clip, _ = demo_model.load_demo_model(DEMO)
+    table = clip.cond_stage_model.clip_l.transformer.text_model.embeddings.token_embedding.weight
+    unknown = table.abs().sum(1) == 0
+    drawn = random_tensor((int(unknown.sum()), table.shape[1]), 5)
+    with torch.no_grad():
+        table[unknown] = drawn.to(table) * table[~unknown].std()
     return clip
 
 

@@ -7,14 +7,15 @@ from .alignment_summary import summarise as summarise
 from .cutting import Atom as Atom
 from .cutting import cut as cut
 from .cutting import join as join
+from .finding import find as find
+from .finding import find_each as find_each
 from .lines import each as each
 from .lines import lines as lines
 from .lines import sentences as sentences
 from .prompt import TokenizedPrompt as TokenizedPrompt
 from .prompt import Word as Word
-from .prompt import find as find
-from .prompt import find_each as find_each
 from .prompt import from_plain as from_plain
+from .prompt import is_punctuation as is_punctuation
 from .prompt import normalised as normalised
 from .prompt import to_plain as to_plain
 from .settings import blend_columns as blend_columns

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from .prompt import TokenizedPrompt, Word
+from .scripts import spoken
 
 
 def summarise(
@@ -44,8 +45,12 @@ def _replacements(
             groups[-1][1].append(word)
         else:
             groups.append((origins, [word]))
-    return [f"{_listed(old, ' ')} -> {_listed(new, ' ')}" for old, new in groups]
+    return [f"{_phrase(old)} -> {_phrase(new)}" for old, new in groups]
 
 
-def _listed(words: Iterable[Word], separator: str = ", ") -> str:
-    return separator.join(word.name for word in words)
+def _phrase(words: Iterable[Word]) -> str:
+    return spoken([word.name for word in words])
+
+
+def _listed(words: Iterable[Word]) -> str:
+    return ", ".join(word.name for word in words)

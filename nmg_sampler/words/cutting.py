@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
-from .prompt import Word, is_punctuation
+from .prompt import Word
+from .scripts import SPACELESS, Kind, kind_of, runs
 
 # They end a word even without a space after them, as in "masterpiece,best quality".
-_SEPARATORS = frozenset(",;|")
+_SEPARATORS = frozenset(",;|，、､；：。｡！？｜・」』）】》〉〕］｝")
 # They belong to the word before, even after a space.
 _ATTACHED = _SEPARATORS | frozenset(".:!?")
 
@@ -32,18 +32,18 @@ class Atom:
 def cut(piece: str) -> Iterator[tuple[str, bool]]:
     """(text, is punctuation) of what a piece of text without spaces consists of.
 
-    Punctuation inside stays in the word, as in "black-and-white", unless it separates words.
+    Punctuation inside stays in the word, as in "black-and-white", unless it separates words. What
+    is written without spaces is cut into single Han characters and hiragana, and runs of katakana.
     """
-    runs = [(mark, "".join(run)) for mark, run in groupby(piece, key=is_punctuation)]
+    found = runs(piece)
     word = ""
-    for index, (mark, run) in enumerate(runs):
-        inside = 0 < index < len(runs) - 1
-        if not mark or (inside and not _separates(run, runs[index - 1][1], runs[index + 1][1])):
+    for index, (kind, run) in enumerate(found):
+        if kind is Kind.LETTERS or _is_inside(found, index):
             word += run
             continue
         if word:
             yield word, False
-        yield run, True
+        yield run, kind not in SPACELESS
         word = ""
     if word:
         yield word, False
@@ -59,23 +59,37 @@ def join(atoms: Iterable[Atom], columns: Iterable[int]) -> tuple[Word, ...]:
     words: list[list[tuple[Atom, list[int]]]] = []
     column = iter(columns)
     for atom in atoms:
-        if not words or _starts_word(words[-1][-1][0], atom):
+        if not words or _starts_word([each for each, _ in words[-1]], atom):
             words.append([])
         words[-1].append((atom, [next(column) for _ in atom.ids]))
     return tuple(_word(word) for word in words)
 
 
+def _is_inside(found: Sequence[tuple[Kind, str]], index: int) -> bool:
+    """Whether a run is punctuation that stays in a word."""
+    around = found[index - 1 : index] + found[index + 1 : index + 2]
+    if found[index][0] is not Kind.MARKS or [kind for kind, _ in around] != [Kind.LETTERS] * 2:
+        return False
+    return not _separates(found[index][1], *(run for _, run in around))
+
+
 def _separates(run: str, before: str, after: str) -> bool:
     """Whether punctuation between two words parts them; the comma of "1,000" does not."""
-    number = len(run) == 1 and before[-1].isdigit() and after[0].isdigit()
+    number = len(run) == 1 and run.isascii() and before[-1].isdigit() and after[0].isdigit()
     return not number and bool(_SEPARATORS & {*run})
 
 
-def _starts_word(last: Atom, atom: Atom) -> bool:
+def _starts_word(word: Sequence[Atom], atom: Atom) -> bool:
+    last, inner = word[-1], [each for each in word if not each.mark]
     if atom.mark:
+        if kind_of(atom.text[0]) is Kind.OPENING:
+            return bool(inner) or not atom.glued
         return not atom.glued and not {*atom.text} <= _ATTACHED
-    # Two in a row without a space: the host cut the text there, and the encoder reads two words.
-    return not atom.glued or not last.mark or bool(_ATTACHED & {*last.text})
+    # Two in a row without a space: the host cut the text there, the encoder reads two words, or
+    # they are of a script without spaces.
+    if not atom.glued or not last.mark or _ATTACHED & {*last.text}:
+        return True
+    return bool(inner) and bool(SPACELESS & {kind_of(inner[-1].text[-1]), kind_of(atom.text[0])})
 
 
 def _word(atoms: Sequence[tuple[Atom, list[int]]]) -> Word:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InvalidInput
-
 
 @dataclass(frozen=True)
 class Word:
@@ -73,54 +71,6 @@ def normalised(text: str) -> str:
     """Lower case, without the punctuation around it; punctuation alone stays as it is."""
     wordlike = [index for index, c in enumerate(text) if not is_punctuation(c)]
     return (text[wordlike[0] : wordlike[-1] + 1] if wordlike else text).lower()
-
-
-def find(prompt: TokenizedPrompt, phrase: str, argument: str = "phrase") -> tuple[int, ...]:
-    """The embedding columns of every place where a word, or several in a row, stand in a prompt.
-
-    Args:
-        prompt: where to look.
-        phrase: such as "tiger" or "oil painting"; case and punctuation around words do not matter.
-        argument: what the phrase is called in an error.
-
-    Returns:
-        Columns, ascending, without those of punctuation.
-
-    Raises:
-        InvalidInput: the phrase is empty, or not in the prompt.
-    """
-    wanted = [normalised(word) for word in phrase.split()]
-    if not wanted:
-        raise InvalidInput.of(
-            argument, "names no word", repr(phrase), "a word of the prompt", "Fill it in."
-        )
-    names = [word.name for word in prompt.words]
-    starts = [i for i in range(len(names)) if names[i : i + len(wanted)] == wanted]
-    if not starts:
-        raise InvalidInput.of(
-            argument,
-            "names a word that is not in the prompt",
-            repr(phrase),
-            f"some of: {', '.join(names) or '(the prompt is empty)'}",
-            "Spell it as in the prompt.",
-        )
-    found = {c for i in starts for word in prompt.words[i : i + len(wanted)] for c in word.columns}
-    return tuple(sorted(found))
-
-
-def find_each(prompt: TokenizedPrompt, words: str) -> dict[str, tuple[int, ...]]:
-    """Words or phrases and where they stand: those of a text, or every word of the prompt.
-
-    Raises:
-        InvalidInput: a word is not in the prompt, or there is none at all.
-    """
-    wanted = [word.strip() for word in words.replace("\n", ",").split(",") if word.strip()]
-    wanted = wanted or [word.name for word in prompt.words if word.columns]
-    if not wanted:
-        raise InvalidInput.of(
-            "prompt", "has no words", repr(prompt.text), "at least one", "Write the prompt."
-        )
-    return {word: find(prompt, word, "words") for word in wanted}
 
 
 def to_plain(prompt: TokenizedPrompt) -> dict[str, Any]:

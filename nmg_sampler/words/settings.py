@@ -9,28 +9,31 @@ import re
 import torch
 
 from ..errors import InvalidInput
-from .prompt import TokenizedPrompt, find
+from .finding import find
+from .full_width import narrow, narrow_value
+from .prompt import TokenizedPrompt
 
 _NUMBER = r"\d+\.?\d*|\.\d+"
-_FRACTION = re.compile(rf"({_NUMBER})(?:\s*-\s*({_NUMBER}))?")
+_FRACTION = re.compile(rf"({_NUMBER})(?:\s*[-~]\s*({_NUMBER}))?")
 
 
 def parse_pairs(text: str, argument: str, example: str) -> list[tuple[str, str]]:
     """(words, value) of every entry of a text such as "tiger:2.0, oil painting:1.5".
 
     Args:
-        text: entries separated by commas, semicolons or line ends; empty ones do not count.
+        text: entries separated by commas, semicolons or line ends, of full width as well; empty
+            ones do not count.
         argument: what the text is called in an error.
         example: a text that is right, for the error.
 
     Raises:
         InvalidInput: an entry has no colon.
     """
-    entries = [entry.strip() for entry in re.split(r"[,;\n]", text)]
+    entries = [entry.strip() for entry in re.split(r"[,;\n]", narrow(text))]
     pairs = [entry.rpartition(":") for entry in entries if entry]
     if not all(colon for _, colon, _ in pairs):
         raise _unreadable(argument, text, "every entry needs a colon and a value", example)
-    return [(words.strip(), value.strip()) for words, _, value in pairs]
+    return [(words.strip(), narrow_value(value).strip()) for words, _, value in pairs]
 
 
 def word_weights(prompt: TokenizedPrompt, text: str, argument: str = "reweight") -> torch.Tensor:
@@ -127,7 +130,7 @@ def blend_columns(
         InvalidInput: the text cannot be read, or a word is not in its prompt.
     """
     columns: tuple[set[int], set[int]] = set(), set()
-    for pair in text.split(";"):
+    for pair in narrow(text).split(";"):
         words = [word.strip() for word in pair.split(",")]
         if words == [""]:
             continue

@@ -1,17 +1,16 @@
 """Prompts through the host's real tokenizers: every word has the columns that the model reads."""
 
 import importlib
-from pathlib import Path
+import unicodedata
 
 import pytest
 import torch
 from family_models import TOKENIZERS
-from host_models import tokenizer_alone
+from host_models import clip_of_every_token, tokenizer_alone
 from safetensors.torch import save_file
 
 pytestmark = pytest.mark.host_surface
 
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "model.safetensors"
 SENTENCE = "A cyan cat, sitting on a checkered mat."
 LONG = ", ".join(["a cyan cat on a checkered mat"] * 12)
 BEGIN, END = 49406, 49407
@@ -23,6 +22,11 @@ PADDING = {"SD 1.x": END, "SD 2.x": 0, "SDXL": END}
 def make_clip(pack):
     """Only after the host is there."""
     return tokenizer_alone
+
+
+@pytest.fixture(scope="module")
+def every_token(pack):
+    return clip_of_every_token()
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def tokenize(pack):
 
 @pytest.fixture(scope="module")
 def prompts(pack):
-    return importlib.import_module("nmg_pack.nmg_sampler.words.prompt")
+    return importlib.import_module("nmg_pack.nmg_sampler.words")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,18 @@ def spelt(clip, prompt, columns):
     parts = vars(clip.tokenizer)
     encoder = parts.get("clip_l") or parts["clip_h"]
     return "".join(encoder.inv_vocab[prompt.ids[c]].replace("</w>", " ") for c in columns).strip()
+
+
+def as_written(clip, prompt, columns):
+    """The text of these columns, from the bytes of their tokens."""
+    parts = vars(clip.tokenizer)
+    encoder = parts.get("clip_l") or parts["clip_h"]
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    other = [byte for byte in range(256) if byte not in plain]
+    signs = {chr(byte): byte for byte in plain}
+    signs |= {chr(256 + place): byte for place, byte in enumerate(other)}
+    spelling = "".join(encoder.inv_vocab[prompt.ids[c]].removesuffix("</w>") for c in columns)
+    return bytes(signs[sign] for sign in spelling).decode()
 
 
 # --- Words ----------------------------------------------------------------------------------------
@@ -190,6 +206,76 @@ def test_words_in_a_row_and_punctuation(sd1, tokenize, prompts):
     assert prompts.find(prompt, "Checkered building.") == (7, 8, 9)
     with pytest.raises(ValueError, match="tiger.*checkered, building"):
         prompts.find(prompt, "tiger")
+
+
+# --- Words without spaces -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("一只红色的老虎，坐着", "一 只 红 色 的 老 虎， 坐 着"),
+        ("赤い「猫」が座る。", "赤 い 「猫」 が 座 る。"),
+        ("カラフルなTシャツの1匹", "カラフル な T シャツ の 1 匹"),
+        ("(赤い:1.3)猫と犬", "赤 い 猫 と 犬"),
+        ("日本の cat猫cat 호랑이가", "日 本 の cat 猫 cat 호랑이가"),
+        # The first token of "りが" ends in its second character; "と繋がりたい" is one token.
+        ("祈りが青い", "祈 りが 青 い"),
+        ("人と繋がりたい", "人 と繋がりたい"),
+        ("か\u3099く", "か\u3099 く"),
+        ("'tis，猫", "'tis， 猫"),
+    ],
+)
+def test_scripts_without_spaces_are_cut_where_the_encoder_reads_them_apart(
+    clip, tokenize, text, expected
+):
+    prompt = tokenize(clip, text)
+    assert [word.text for word in prompt.words] == expected.split()
+    column = 1
+    for word in prompt.words:
+        assert word.tokens == (*range(column, column + len(word.tokens)),)
+        column += len(word.tokens)
+        spelling = unicodedata.normalize("NFC", word.text.lower())
+        assert as_written(clip, prompt, word.tokens) == spelling
+
+
+def test_the_name_of_an_embedding_is_never_cut(make_clip, embeddings, tokenize):
+    folder = embeddings("赤い猫", emb_params=torch.rand(2, 768))
+    clip = make_clip(*TOKENIZERS["SD 1.x"], embedding_directory=folder)
+    prompt = tokenize(clip, "a embedding:赤い猫, 犬")
+    assert words(prompt) == {
+        "a": ((1,), ()),
+        "embedding:赤い猫,": ((2, 3), (4,)),
+        "犬": ((5, 6, 7), ()),
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "old", "new"),
+    [
+        ("黒い背景に赤い三角形。", "黒い背景に青い三角形。", "赤", "青"),
+        ("黑色背景上的红色三角形，大", "黑色背景上的黄色三角形，大", "红", "黄"),
+        ("黒い背景に赤いレンガ、大", "黒い背景に赤いライオン、大", "レンガ", "ライオン"),
+    ],
+    ids=["Japanese", "Chinese", "katakana"],
+)
+def test_a_changed_word_of_a_sentence_without_spaces_is_all_that_changes(
+    clip, tokenize, alignment, prompts, before, after, old, new
+):
+    source, target = tokenize(clip, before), tokenize(clip, after)
+    made = alignment.align(source, target, "auto")
+    assert made.summary == f"{old} -> {new}"
+    assert made.copied.eq(1).all()
+    replaced, by = prompts.find(source, old), prompts.find(target, new)
+    longer = len(by) - len(replaced)
+    expected = torch.zeros(77, 77)
+    for column in range(len(source.tokens) + 2):
+        if column not in replaced:
+            expected[column, column + (column > replaced[0]) * longer] = 1
+    share = torch.full((len(replaced), len(by)), 1 / len(by)) if longer else torch.eye(len(by))
+    expected[replaced[0] : replaced[-1] + 1, by[0] : by[-1] + 1] = share
+    spoken = slice(0, len(target.tokens) + 2)  # what is padding is paired by its place
+    assert torch.equal(made.mapping[:, spoken], expected[:, spoken])
 
 
 # --- More than 77 tokens --------------------------------------------------------------------------
@@ -333,14 +419,22 @@ def test_a_checkpoint_without_a_text_encoder_is_refused(tokenize):
 
 
 @pytest.mark.parametrize(
-    "before", ["", "a plain (red:1.2) background, " * 20], ids=["short", "long"]
+    ("before", "colours", "after"),
+    [
+        ("a big ", ("red", "cyan"), " star"),
+        ("a plain (red:1.2) background, " * 20 + "a big ", ("red", "cyan"), " star"),
+        ("大きな", ("赤", "青"), "い星"),
+        ("黑色背景上的", ("红", "黄"), "色三角形"),
+    ],
+    ids=["short", "long", "Japanese", "Chinese"],
 )
-def test_the_columns_are_those_of_the_conditioning(pack, tokenize, prompts, before):
-    demo_model = importlib.import_module("nmg_pack.nodes.host.models.demo_model")
-    _, clip, _ = demo_model.load_demo_model(DEMO)
-    texts = [f"{before}a big {word} star" for word in ("red", "cyan")]
+def test_the_columns_are_those_of_the_conditioning(
+    every_token, tokenize, prompts, before, colours, after
+):
+    clip = every_token
+    texts = [f"{before}{word}{after}" for word in colours]
     one, other = (clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0] for text in texts)
     assert one.shape[1] == len(tokenize(clip, texts[0]).ids)
     # The encoder is causal: the first column that differs is the word's own.
     differs = (one - other).abs().amax((0, 2)) > 1e-5
-    assert int(differs.nonzero()[0]) == prompts.find(tokenize(clip, texts[1]), "cyan")[0]
+    assert int(differs.nonzero()[0]) == prompts.find(tokenize(clip, texts[1]), colours[1])[0]

@@ -6,7 +6,10 @@ from toy_prompts import toy_prompt
 
 from nmg_sampler import InvalidInput
 from nmg_sampler.words import (
+    align,
     blend_columns,
+    find,
+    find_each,
     parse_pairs,
     self_steps,
     word_schedule,
@@ -40,7 +43,33 @@ def test_weights_stand_at_the_columns_of_their_words(text, expected):
 
 
 @pytest.mark.parametrize(
-    "text", ["tiger", "tiger:", "tiger:two", "tiger:nan", "tiger:-inf", "tiger:1,5", "tiger 2"]
+    ("text", "expected"),
+    [
+        ("tiger：2.0，oil painting：1.5", ones_but(at8=2, at2=1.5, at3=1.5)),
+        ("tiger：２．５；cyan：－１。", ones_but(at8=2.5, at6=-1, at7=-1)),
+        ("（tiger）：２、oil：−０．５", ones_but(at8=2, at2=-0.5, at10=-0.5)),
+        ("tiger　：　２　，", ones_but(at8=2)),
+    ],
+)
+def test_weights_are_read_as_a_chinese_or_japanese_keyboard_types_them(text, expected):
+    torch.testing.assert_close(word_weights(PROMPT, text), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "tiger",
+        "tiger:",
+        "tiger：２，５",
+        "tiger：二",
+        "tiger：２。５",
+        "tiger２",
+        "tiger:two",
+        "tiger:nan",
+        "tiger:-inf",
+        "tiger:1,5",
+        "tiger 2",
+    ],
 )
 def test_unreadable_weights_are_refused_with_the_text(text):
     with pytest.raises(InvalidInput) as raised:
@@ -104,6 +133,9 @@ def test_words_have_their_own_schedule():
     expected[:20, TIGER] = 1
     expected[10:30, list(CYAN)] = 1
     torch.testing.assert_close(schedule, expected, rtol=0, atol=0)
+    wide = word_schedule(PROMPT, 0.8, "tiger：０．４，cyan：０．２～０．６；oil：０", 50)
+    assert torch.equal(wide, schedule)
+    assert torch.equal(word_schedule(PROMPT, 0.8, "cyan:0.2〜0.6、tiger:.4。oil:0", 50), schedule)
 
 
 @pytest.mark.parametrize("text", ["tiger", "tiger:x", "tiger:-0.5", "tiger:0.2-", "tiger:1e-1"])
@@ -160,6 +192,7 @@ TARGET = toy_prompt("a big ti|ger with a hat")  # columns 1, 2, 3 + 4, 5..7
         ("hat", ((5,), (7,))),
         ("cat, big tiger; hat, hat;", ((2, 5), (2, 3, 4, 7))),
         ("hat; cat, hat", ((2, 5), (7,))),
+        ("cat，big tiger；hat、hat。", ((2, 5), (2, 3, 4, 7))),
     ],
 )
 def test_blend_words_are_looked_for_in_their_own_prompt(text, expected):
@@ -179,3 +212,60 @@ def test_unreadable_blend_words_are_refused_with_the_text(text):
 def test_a_blend_word_in_the_wrong_prompt_is_refused(text, prompt, missing):
     with pytest.raises(InvalidInput, match=rf"blend_words \({prompt} prompt\).*'{missing}'"):
         blend_columns(SOURCE, TARGET, text)
+
+
+# --- Words without spaces -------------------------------------------------------------------------
+
+JAPANESE = toy_prompt("赤 い 猫 が と 赤 レンガ", length=16)  # columns 1..7
+JOINED = toy_prompt("祈 りが 青 い", length=16)  # an encoder may read two characters as one
+
+
+@pytest.mark.parametrize(
+    ("phrase", "columns"),
+    [
+        ("赤い", (1, 2)),
+        ("赤", (1, 6)),
+        ("「赤い猫」", (1, 2, 3)),
+        ("赤い 猫", (1, 2, 3)),
+        ("赤レンガ", (6, 7)),
+        ("猫が、と", (3, 4, 5)),
+    ],
+)
+def test_a_word_of_several_cut_words_is_found(phrase, columns):
+    assert find(JAPANESE, phrase) == columns
+
+
+@pytest.mark.parametrize("phrase", ["レン", "い赤", "猫と", "赤い犬", "とても"])
+def test_a_word_that_only_begins_like_those_of_the_prompt_is_not_found(phrase):
+    with pytest.raises(InvalidInput, match=f"{phrase}.*some of: 赤, い, 猫"):
+        find(JAPANESE, phrase)
+
+
+def test_what_the_encoder_reads_together_is_found_together():
+    assert find(JOINED, "祈りが") == (1, 2)
+    assert find(JOINED, "りが青い") == (2, 3, 4)
+    with pytest.raises(InvalidInput, match="some of: 祈, りが, 青, い"):
+        find(JOINED, "祈り")
+
+
+def test_spaces_still_part_words():
+    with pytest.raises(InvalidInput, match="oilpainting"):
+        find(PROMPT, "oilpainting")
+    assert find(PROMPT, "oil painting") == (2, 3)
+
+
+def test_words_to_look_at_are_listed_with_any_comma():
+    assert find_each(JAPANESE, "赤い、猫，赤レンガ\nが。と") == {
+        "赤い": (1, 2),
+        "猫": (3,),
+        "赤レンガ": (6, 7),
+        "が": (4,),
+        "と": (5,),
+    }
+
+
+def test_the_alignment_is_told_as_its_language_is_written():
+    source, target = toy_prompt("赤 い 猫 が 走 る"), toy_prompt("大 き な 犬 が 走 る")
+    assert align(source, target, "auto").summary == "赤い猫 -> 大きな犬"
+    mixed = align(toy_prompt("a 小 猫"), toy_prompt("a big red 犬"), "auto")
+    assert mixed.summary == "小猫 -> big red 犬"

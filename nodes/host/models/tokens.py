@@ -11,9 +11,8 @@ from comfy import sd1_clip
 from comfy.sd import CLIP
 
 from ....nmg_sampler import InvalidInput
-from ....nmg_sampler.words import Atom, TokenizedPrompt, cut, join
-
-Ids = tuple[int, ...]
+from ....nmg_sampler.words import Atom, TokenizedPrompt, join
+from .reading import Ids, Part, Reader
 
 # CLIP's vocabulary, by the host's names of the encoders: SD 1.x; SD 2.x; SDXL. Of SDXL's two the
 # first is read; the other one pads with another token.
@@ -41,7 +40,8 @@ def tokenize(clip: CLIP, text: str) -> TokenizedPrompt:
         alone, spoken = _columns(clip, escaped)
         return tuple(alone[column] for column in spoken)
 
-    atoms = [*_atoms(text, ids_of)]
+    reader = Reader(ids_of, _vocabulary(clip))
+    atoms = [*_atoms(text, reader.parts)]
     if [i for atom in atoms for i in atom.ids] != [ids[column] for column in places]:
         raise InvalidInput.of(
             "prompt",
@@ -99,6 +99,13 @@ def _encoders(clip: CLIP, text: str) -> dict[str, list]:
     )
 
 
+def _vocabulary(clip: CLIP) -> dict[int, str]:
+    """How each token is spelt, one sign per byte; empty if the host does not tell."""
+    names = [name for names in _ENCODERS for name in names]
+    encoders = (getattr(clip.tokenizer, f"clip_{name}", None) for name in names)
+    return next((found.inv_vocab for found in encoders if hasattr(found, "inv_vocab")), {})
+
+
 def _id(token: Any, width: int | None) -> int:
     """The token's id; for a vector of an embedding a negative one, the same for equal vectors."""
     if not torch.is_tensor(token):
@@ -115,25 +122,14 @@ def _id(token: Any, width: int | None) -> int:
     return -2 - zlib.crc32(token.detach().to("cpu", torch.float32).numpy().tobytes())
 
 
-def _atoms(text: str, ids_of: Callable[[str], Ids]) -> Iterator[Atom]:
+def _atoms(text: str, read: Callable[[str], list[Part]]) -> Iterator[Atom]:
     """The prompt without weights and their brackets, in parts; what has no token is left out."""
     spaced = True
     for escaped, _ in sd1_clip.token_weights(sd1_clip.escape_important(text), 1.0):
         segment = sd1_clip.unescape_important(escaped)
         for piece in _PIECE.finditer(segment):
             glued = not spaced and piece.start() == 0
-            for part, mark in _parts_as_read(piece.group(), ids_of):
-                yield Atom(part, ids_of(part), mark, glued)
+            for part, ids, mark in read(piece.group()):
+                yield Atom(part, ids, mark, glued)
                 glued = True
         spaced = segment[-1:].isspace()
-
-
-def _parts_as_read(piece: str, ids_of: Callable[[str], Ids]) -> list[tuple[str, bool]]:
-    """Word and punctuation apart where the encoder reads them apart, else the piece in one.
-
-    It does not where an apostrophe starts a token, as in "'tis".
-    """
-    parts = [(part, mark) for part, mark in cut(piece) if ids_of(part)]
-    if sum((ids_of(part) for part, _ in parts), ()) == ids_of(piece):
-        return parts
-    return [(piece, False)]
