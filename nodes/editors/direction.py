@@ -6,6 +6,7 @@ from ...nmg_sampler import EditDirection, mean_difference
 from ...nmg_sampler.words import sentences
 from ..host.api.sockets import Direction, io
 from ..host.api.speaking import speaking_as
+from ..host.models.dynamic_prompts import check_resolved
 from ..host.models.sentences import encode_sentences
 from ..host.runs import check_conditioning
 
@@ -36,12 +37,14 @@ class NMGEditDirection(io.ComfyNode):
                 io.String.Input(
                     "source_sentences",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="Sentences about what there is, one per line: 'a cat sits on a chair'."
                     " The more different they are the better; some ten do, the paper has 1000.",
                 ),
                 io.String.Input(
                     "target_sentences",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip="Sentences about what you want, one per line: 'a dog sits on a chair'."
                     " They need not be as many as the source's, nor in pairs.",
                 ),
@@ -56,6 +59,8 @@ class NMGEditDirection(io.ComfyNode):
     @classmethod
     def execute(cls, clip, source_sentences, target_sentences) -> io.NodeOutput:
         with speaking_as("NMG Edit Direction"):
+            check_resolved(source_sentences, "source_sentences")
+            check_resolved(target_sentences, "target_sentences")
             texts = (
                 sentences(source_sentences, "source_sentences"),
                 sentences(target_sentences, "target_sentences"),

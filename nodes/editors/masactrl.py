@@ -6,6 +6,7 @@ from ...nmg_sampler import Counting, MasaCtrl
 from ...nmg_sampler.words import lines
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
+from ..host.models.dynamic_prompts import check_plain
 from ..host.models.tokens import tokenize
 
 
@@ -143,6 +144,8 @@ class NMGMasaCtrl(io.ComfyNode):
             looked_for = mask_words.strip() and (source_mask is None or target_mask is None)
             # Without texts the words are those of the connected prompts.
             if looked_for and (source_prompt.strip() or target_prompt.strip()):
+                check_plain(source_prompt, "source_prompt")
+                check_plain(target_prompt, "target_prompt")
                 source = tokenize(clip, source_prompt)
                 editor = editor.with_words(
                     source, [tokenize(clip, line) for line in lines(target_prompt)]

@@ -6,6 +6,7 @@ from ...nmg_sampler.words import lines
 from ..host.api.display import show_text
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
+from ..host.models.dynamic_prompts import check_plain
 from ..host.models.tokens import tokenize
 
 # What stands in the place of the alignment while the prompts are still on their way.
@@ -163,6 +164,8 @@ class NMGPromptToPrompt(io.ComfyNode):
         if not (source_prompt.strip() or target_prompt.strip()):
             return io.NodeOutput(settings, _LATER, ui={"text": (_LATER,)})
         with speaking_as("Prompt-to-Prompt"):
+            check_plain(source_prompt, "source_prompt")
+            check_plain(target_prompt, "target_prompt")
             source = tokenize(clip, source_prompt)
             targets = [tokenize(clip, line) for line in lines(target_prompt)]
             editor = settings.between(source, targets)

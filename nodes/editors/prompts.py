@@ -3,6 +3,7 @@
 from ...nmg_sampler.words import lines
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
+from ..host.models.dynamic_prompts import check_resolved
 from ..host.models.words import encode_prompts
 
 
@@ -31,7 +32,9 @@ class NMGPrompts(io.ComfyNode):
                 io.String.Input(
                     "text",
                     multiline=True,
-                    tooltip="The target prompts, one per line. Empty lines do not count.",
+                    dynamic_prompts=True,
+                    tooltip="The target prompts, one per line. Empty lines do not count. Choices in"
+                    " braces and // comments are resolved as in CLIP Text Encode.",
                 ),
             ],
             outputs=[
@@ -44,4 +47,5 @@ class NMGPrompts(io.ComfyNode):
     @classmethod
     def execute(cls, clip, text) -> io.NodeOutput:
         with speaking_as("NMG Prompts"):
+            check_resolved(text, "text")
             return io.NodeOutput(encode_prompts(clip, lines(text)))

@@ -108,6 +108,31 @@ def test_the_alignment_of_prompt_to_prompt_shows_on_the_node(interface, workflow
     assert "->" in words_on(interface, "NMGPromptToPrompt")
 
 
+def test_choices_and_comments_are_resolved_as_for_clip_text_encode(interface):
+    """In the boxes of nodes that encode; a text that must be another node's is sent as it is."""
+    typed = "a {red} cat \\{x\\} // a note\n/* not\nthis */ a {blue} dog"
+    boxes = ["CLIPTextEncode.text", "NMGPrompts.text", "NMGEditDirection.source_sentences"]
+    raw = ["NMGPromptToPrompt.source_prompt", "NMGMasaCtrl.target_prompt"]
+    interface.load({"nodes": [], "links": [], "version": 0.4}, "texts")
+    interface.page.evaluate(
+        """([boxes, typed]) => boxes.forEach(box => {
+          const [type, name] = box.split('.')
+          const node = LiteGraph.createNode(type)
+          app.rootGraph.add(node)
+          node.widgets.find(widget => widget.name === name).value = typed
+        })""",
+        [boxes + raw, typed],
+    )
+    sent = {
+        f"{node['class_type']}.{name}": value
+        for node in interface.prompt().values()
+        for name, value in node["inputs"].items()
+    }
+    assert [sent[box].split() for box in boxes] == ["a red cat {x} a blue dog".split()] * 3
+    assert len({sent[box] for box in boxes}) == 1
+    assert [sent[box] for box in raw] == [typed] * 2
+
+
 def test_the_size_of_a_trajectory_file_shows_on_the_node(edit):
     edit.page.evaluate(
         """() => {

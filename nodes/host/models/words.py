@@ -15,6 +15,7 @@ from ....nmg_sampler import InvalidInput, TokenizedPrompt
 from ....nmg_sampler.words import from_plain, to_plain
 from ..network.conditions import Conditioning
 from ..network.several import WORDS, Target, join_prompts
+from .dynamic_prompts import check_plain
 from .encoding import encode
 from .tokens import tokenize
 
@@ -60,11 +61,13 @@ def source_words(source: Conditioning, clip: CLIP | None, text: str) -> Tokenize
     """The words of a trajectory's prompt, of a text or of the prompt itself where that is empty.
 
     Raises:
-        InvalidInput: the text is another one than the prompt's, or neither tells the words.
+        InvalidInput: the text is another one than the prompt's, has what ComfyUI's interface
+            resolves elsewhere, or neither tells the words.
     """
     known = words_of((source,))
-    if known is not None and not text.strip():
+    if known is not None and text.strip() in ("", known.text):
         return known
+    check_plain(text, "prompt")
     told = tokenize(clip, text)
     if known is not None and known.ids != told.ids:
         raise InvalidInput.of(
