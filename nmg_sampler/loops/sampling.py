@@ -9,10 +9,12 @@ from ..contract.branches import Branches
 from ..contract.editor import Editor, EditorRun
 from ..contract.events import OnStep, StepEvent, check_finite
 from ..contract.guidance import Guidance, Run, check_text_scale
+from ..contract.noise_mask import NoiseMask
 from ..contract.predictor import Predictor
 from ..contract.solver import DDIM, Solver
 from ..errors import InvalidInput
 from ..trajectory.levels import eps_to_x0
+from ..trajectory.schedule import Step
 from ..trajectory.trajectory import Trajectory, check_mask
 
 
@@ -99,30 +101,35 @@ def sample(
     guiding = guidance.begin(run)
     editing = EditorRun(run) if editor is None else editor.begin(run)
     solving = solver.begin()
-    last = noise_mask
     for step in steps:
-        changing = None if noise_mask is None else predictor.noise_mask_at(noise_mask, step.level)
-        if changing is not last:
-            x = torch.lerp(run.recorded(step.entry, like=x), x, changing)
-            last = changing
-        request = guiding.prepare(x, step)
-        x, guided = solving.predict(request, step.level_to, partial(editing.predict, step=step))
-        eps = guiding.correct(x, step, guided)
+        kept = None if noise_mask is None else _noise_mask(run, noise_mask, step, x)
+        shown = x if kept is None else kept.shown(x)
+        request = guiding.prepare(shown, step)
+        start, guided = solving.predict(request, step.level_to, partial(editing.predict, step=step))
+        eps = guiding.correct(start, step, guided)
         check_finite(eps, "prediction", step.index, len(steps), step.level)
-        x0 = eps_to_x0(x, eps, step.level) if on_step is not None else None
-        x = guiding.settle(solving.move(x, eps, step.level, step.level_to), step, eps)
-        x = editing.settle(x, step)
+        if kept is not None:
+            start, eps = kept.followed(x, shown, start, eps)
+        x0 = eps_to_x0(start, eps, step.level) if on_step is not None else None
+        stepped = solving.move(start, eps, step.level, step.level_to)
+        x = editing.settle(guiding.settle(stepped, step, eps), step)
         # Exact at both ends: 0 is the one state, 1 the other, bit for bit.
         if mask is not None and branches.with_source:
             x = torch.lerp(branches.repeat(x[branches.source_rows]), x, mask)
-        if changing is not None:
-            x = torch.lerp(run.recorded(step.entry_to, like=x), x, changing)
+        if kept is not None:
+            x = kept.settled(stepped, x)
         if on_step is not None:
-            shown = branches.target_rows
+            edits = branches.target_rows
             source_x0 = x0[branches.source_rows] if branches.with_source else None
-            reached = step.index, len(steps), step.level_to, x[shown], x0[shown]
+            reached = step.index, len(steps), step.level_to, x[edits], x0[edits]
             on_step(StepEvent(*reached, source_x0=source_x0))
     return Sampled(x, branches)
+
+
+def _noise_mask(run: Run, mask: torch.Tensor, step: Step, x: torch.Tensor) -> NoiseMask:
+    """The trajectory's noise mask in a step."""
+    recorded = run.recorded(step.entry, like=x), run.recorded(step.entry_to, like=x)
+    return NoiseMask(run.predictor.noise_mask_at(mask, step.level), *recorded, step)
 
 
 def check_solver(guidance: Guidance, solver: Solver) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from ..contract.differentiation import embedding_eps
 from ..contract.events import StepEvent, check_finite
+from ..contract.noise_mask import NoiseMask
 from ..contract.predictor import Predictor, Prompt, PromptEmbedding, Request
 from ..errors import NotDifferentiable
 from ..trajectory.levels import ddim_step, eps_to_x0, step_factors
@@ -74,8 +75,12 @@ def optimise_null_text(
         noise_mask = noise_mask.to(device=x.device, dtype=x.dtype)
     fit = _Fit(predictor, settings, len(steps), on_update)
     for step in steps:
-        mask = None if noise_mask is None else predictor.noise_mask_at(noise_mask, step.level)
-        at = _At(step, x, recorded.at(step.entry_to, like=x), mask)
+        goal = recorded.at(step.entry_to, like=x)
+        kept = None
+        if noise_mask is not None:
+            mask = predictor.noise_mask_at(noise_mask, step.level)
+            kept = NoiseMask(mask, recorded.at(step.entry, like=x), goal, step)
+        at = _At(step, x, x if kept is None else kept.shown(x), goal, kept)
         try:
             tokens = fit.optimised(tokens, at)
         except NotDifferentiable as error:
@@ -88,7 +93,7 @@ def optimise_null_text(
         embeddings[step.index] = tokens
         # The very call that a reconstruction makes: it then is this path, bit for bit.
         own = PromptEmbedding(tokens)
-        guided = predictor.guided(Request(x, step.level, settings.text_scale, embedding=own))
+        guided = predictor.guided(Request(at.shown, step.level, settings.text_scale, embedding=own))
         check_finite(guided.eps, "prediction", step.index, len(steps), step.level)
         x = fit.reached(at, guided.eps)
         fit.tell(at, settings.inner_steps, guided.eps, at.loss(x))
@@ -100,8 +105,9 @@ class _At(NamedTuple):
 
     step: Step
     x: torch.Tensor  # (B, C, ...) the state that the step starts from
+    shown: torch.Tensor  # what the network sees of it
     goal: torch.Tensor  # (B, C, ...) the recorded state that it should reach
-    noise_mask: torch.Tensor | None  # (B or 1, 1, ...) in this step; elsewhere it stays at the goal
+    kept: NoiseMask | None  # what it keeps on the way there
 
     def loss(self, reached: torch.Tensor) -> torch.Tensor:
         """(B,) mean squared distance to the recorded state."""
@@ -123,20 +129,25 @@ class _Fit:
 
     def reached(self, at: _At, eps: torch.Tensor) -> torch.Tensor:
         """Where a run gets in this step along `eps`."""
-        x = ddim_step(at.x, eps, at.step.level, at.step.level_to)
-        return x if at.noise_mask is None else torch.lerp(at.goal, x, at.noise_mask)
+        start = at.x
+        if at.kept is not None:
+            start, eps = at.kept.followed(at.x, at.shown, at.shown, eps)
+        x = ddim_step(start, eps, at.step.level, at.step.level_to)
+        return x if at.kept is None else at.kept.settled(x, x)
 
     def optimised(self, tokens: torch.Tensor, at: _At) -> torch.Tensor:
         """The embedding (B, columns, width) float32 that lands closest to the recorded state."""
         settings, step, scale = self.settings, at.step, self.settings.text_scale
         if settings.inner_steps == 0:
             return tokens
-        text = self.predictor.eps(at.x, step.level, Prompt.POSITIVE)
+        text = self.predictor.eps(at.shown, step.level, Prompt.POSITIVE)
         adam = _Adam(settings.rate(step.index))
         enough = settings.tolerance(step.index)
         active = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
         for inner in range(settings.inner_steps):
-            eps, pullback = embedding_eps(self.predictor, at.x, step.level, Prompt.NEGATIVE, tokens)
+            eps, pullback = embedding_eps(
+                self.predictor, at.shown, step.level, Prompt.NEGATIVE, tokens
+            )
             eps = eps + scale * (text - eps)
             reached = self.reached(at, eps)
             loss = at.loss(reached)
@@ -155,8 +166,8 @@ class _Fit:
         _, shift = step_factors(at.step.level, at.step.level_to)
         slope = 2 * (reached - at.goal) / at.x[0].numel()
         slope = slope * (1 - self.settings.text_scale) * shift
-        if at.noise_mask is not None:
-            slope = slope * at.noise_mask
+        if at.kept is not None:
+            slope = slope * at.kept.mask
         # The slopes of a mean over a latent are so small that half precision flushes them to 0: the
         # network gets each sample's at length 1 to 2, by a power of two, which rounds nothing.
         length = slope.flatten(1).norm(dim=1).clamp(min=1e-30).log2().floor().exp2()
@@ -167,7 +178,7 @@ class _Fit:
         if self.on_update is None:
             return
         step, each = at.step, self.settings.inner_steps + 1
-        x0 = eps_to_x0(at.x, eps, step.level)
+        x0 = eps_to_x0(at.shown, eps, step.level)
         index, total = step.index * each + inner, self.total * each
         self.on_update(UpdateEvent(index, total, step.level_to, self.reached(at, eps), x0, loss))
 

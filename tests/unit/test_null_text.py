@@ -28,7 +28,7 @@ from nmg_sampler import (
     save_trajectory,
 )
 from nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
-from nmg_sampler.trajectory import ddim_step
+from nmg_sampler.trajectory import ddim_step, eps_to_x0, step_factors, x0_to_eps
 
 SHAPE = (2, 4, 4, 4)
 STEPS = 10
@@ -139,22 +139,29 @@ def test_an_update_is_that_of_pytorch_on_the_mean_squared_error():
     predictor, tokens = network(1), NEGATIVE.float()[None]
     x = trajectory.states[-1]
     for step in SCHEDULE.descent()[:2]:
-        goal = trajectory.states[step.entry_to]
-        text = predictor.eps(x, step.level, Prompt.POSITIVE)
+        recorded, goal = trajectory.states[step.entry], trajectory.states[step.entry_to]
+        shown = mask * x + (1 - mask) * recorded
+        scale, shift = step_factors(step.level, step.level_to)
+        outside = eps_to_x0(recorded, (goal - scale * recorded) / shift, step.level)
+
+        def reach(eps, x=x, shown=shown, outside=outside, step=step):
+            x0 = mask * eps_to_x0(shown, eps, step.level) + (1 - mask) * outside
+            return ddim_step(x, x0_to_eps(x, x0, step.level), step.level, step.level_to)
+
+        text = predictor.eps(shown, step.level, Prompt.POSITIVE)
         leaf = tokens.clone().requires_grad_()
         adam = torch.optim.Adam([leaf], lr=0.05 * (1 - step.index / 100))
         for _ in range(3):
-            null = predictor.eps(x, step.level, Prompt.NEGATIVE, None, PromptEmbedding(leaf))
-            reached = ddim_step(x, null + SCALE * (text - null), step.level, step.level_to)
-            loss = torch.nn.functional.mse_loss(torch.lerp(goal, reached, mask), goal)
+            null = predictor.eps(shown, step.level, Prompt.NEGATIVE, None, PromptEmbedding(leaf))
+            reached = reach(null + SCALE * (text - null))
+            loss = torch.nn.functional.mse_loss(reached, goal)
             adam.zero_grad()
             loss.backward()
             adam.step()
         tokens = leaf.detach()
         torch.testing.assert_close(embeddings[step.index], tokens, **FLOAT32)
-        null = predictor.eps(x, step.level, Prompt.NEGATIVE, None, PromptEmbedding(tokens))
-        reached = ddim_step(x, null + SCALE * (text - null), step.level, step.level_to)
-        x = torch.lerp(goal, reached, mask)
+        null = predictor.eps(shown, step.level, Prompt.NEGATIVE, None, PromptEmbedding(tokens))
+        x = reach(null + SCALE * (text - null))
 
 
 def test_a_step_ends_with_the_update_after_which_it_was_good_enough():

@@ -29,6 +29,7 @@ from nmg_sampler import (
     NotFinite,
     PlainGuidance,
     Prompt,
+    Request,
     Trajectory,
     fused_guidance,
     invert,
@@ -36,7 +37,7 @@ from nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from nmg_sampler.trajectory import ddim_step
+from nmg_sampler.trajectory import ddim_step, eps_to_x0
 
 SHAPE = (2, 3, 4, 4)
 SCHEDULE = schedule_from_sigmas("x", geometric_sigmas(8))
@@ -317,6 +318,25 @@ def test_a_noise_mask_of_ones_changes_nothing_but_rounding():
     ones = torch.ones(1, 1, 4, 4, dtype=torch.float64)
     masked = sample(make(noise_mask=ones), SmoothNoise(0.5), PlainGuidance(), 3.0)
     torch.testing.assert_close(masked, plain, rtol=0, atol=1e-12)
+
+
+def test_between_0_and_1_a_noise_mask_is_that_of_an_inpainting_sampler():
+    """ComfyUI's rule written out, in its own scale: on a path of one noise at every level."""
+    mask = torch.linspace(0, 1, 4, dtype=torch.float64).expand(1, 1, 4, 4)
+    clean, drawn = noise(*SHAPE), noise(*SHAPE, seed=1)
+    states = [level.alpha * clean + level.sigma * drawn for level in SCHEDULE.levels]
+    trajectory = replace(make(noise_mask=mask), states=torch.stack(states))
+    predictor = SmoothNoise(0.5)
+    x = clean + SCHEDULE.levels[-1].k_sigma * drawn
+    for step in SCHEDULE.descent():
+        k = step.level.k_sigma
+        shown = (mask * x + (1 - mask) * (clean + k * drawn)) * step.level.alpha
+        eps = predictor.guided(Request(shown, step.level, 3.0)).eps
+        denoised = mask * eps_to_x0(shown, eps, step.level) + (1 - mask) * clean
+        x = x + (x - denoised) / k * (step.level_to.k_sigma - k)
+    result = sample(trajectory, predictor, PlainGuidance(), 3.0)
+    expected = x * SCHEDULE.levels[0].alpha
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
 
 
 class Recorder(GuidedRun):

@@ -26,7 +26,7 @@ def encode_prompts(clip: CLIP, texts: Sequence[str]) -> Conditioning:
     """One CONDITIONING of several texts, which knows the words where the encoder tells them.
 
     Raises:
-        as `encode_together`.
+        as `encode`.
     """
     return join_prompts([_with_words(encode(clip, text), clip, text) for text in texts])
 
