@@ -23,12 +23,12 @@ def without_caches(model: ModelPatcher) -> ModelPatcher:
     left = model.clone()
     for _, take_off in found:
         take_off(left)
-    for name in dict.fromkeys(name for name, _ in found):
-        logging.info(
-            "NMG: %s is taken off for this run. It guesses predictions from earlier ones; an"
-            " inversion, and what holds an edit to it, need those of the network itself.",
-            name,
-        )
+    names = {name.lower(): name for name, _ in found}
+    logging.info(
+        "NMG: %s is taken off for this run. It guesses predictions from earlier ones; an inversion,"
+        " and what holds an edit to it, need those of the network itself.",
+        " and ".join(names.values()),
+    )
     return left
 
 
@@ -40,7 +40,7 @@ def _caches(model: ModelPatcher) -> Iterator[tuple[str, Callable[[ModelPatcher],
         for key in filter(_is_cache, by_key):
             yield key, partial(ModelPatcher.remove_wrappers_with_key, wrapper_type=kind, key=key)
     for key in filter(_is_cache, transformer):
-        yield key, partial(_without_option, key=key)
+        yield getattr(transformer[key], "name", key), partial(_without_option, key=key)
     for place, patches in transformer.get("patches", {}).items():
         for patch in patches:
             if hasattr(patch, "cache"):

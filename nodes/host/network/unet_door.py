@@ -100,7 +100,8 @@ class UNetDoor:
                 place = key, layer.attends
                 missed.add(place)
                 kind[key] = bound.replacement(layer, theirs, lambda p=place: missed.discard(p))
-        watch = self.network.register_forward_pre_hook(lambda *_: ran.append(True))
+        # Inside of what may be wrapped around the network.
+        watch = self.network.time_embed.register_forward_pre_hook(lambda *_: ran.append(True))
         try:
             yield {
                 **options,
@@ -108,7 +109,15 @@ class UNetDoor:
             }
         finally:
             watch.remove()
-        if ran and missed:  # a cache may answer without running the network at all
+        if missed and not ran:
+            raise InvalidInput.of(
+                "editor",
+                "was kept from the attention it edits",
+                "a prediction without the network, by a cache of another pack",
+                "a prediction by the network",
+                "Remove the cache from the model, or disconnect the editor.",
+            )
+        if missed:
             raise InvalidInput.of(
                 "editor",
                 "was kept from the attention it edits",

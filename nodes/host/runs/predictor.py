@@ -88,7 +88,7 @@ class HostPredictor:
         self._told_of_maps = False
         self._outside: CleanOutside | None = None
         self._grouped: dict[Rows, list[Group]] = {}
-        self._keyframes = Keyframes(guider.inner_model, prompts.conditions(), model_options)
+        self._keyframes = Keyframes(guider.model_patcher, prompts.conditions(), model_options)
 
     @classmethod
     def of_run(
