@@ -24,7 +24,7 @@ class ModelIdentity:
         family: how signal and noise are mixed.
         prediction: what the network predicts ("eps", "v"), for the reader.
         latent_format: the host's name of the latent space.
-        fingerprint: a short hash of the base weights, without LoRAs.
+        fingerprint: a short hash of the weights as they are merged, without LoRAs.
     """
 
     family: Family
@@ -115,7 +115,7 @@ class Trajectory:
                 "trajectory",
                 "was made with another model",
                 "; ".join(differences),
-                "the model it was made with (LoRAs may differ)",
+                "the model it was made with (LoRAs may differ; a merge is another model)",
                 "Connect that model, or invert the picture again with this one.",
             )
 

@@ -1,7 +1,5 @@
 """What the host's models are to the library: identity, family, schedules."""
 
-import hashlib
-import json
 from typing import Any
 
 import comfy.model_sampling
@@ -21,6 +19,7 @@ from ....nmg_sampler import (
     schedule_from_sigmas,
 )
 from ....nmg_sampler.trajectory import NoiseLevel, level_from_flow_sigma, state_to_k
+from .fingerprint import fingerprint
 
 _OFFICIAL, _EVEN = "official", "official-masactrl"
 OFFICIAL_SCHEDULES = {_OFFICIAL: official_schedule, _EVEN: official_masactrl_schedule}
@@ -28,8 +27,6 @@ SCHEDULES = [*OFFICIAL_SCHEDULES, *comfy.samplers.SCHEDULER_NAMES]
 
 # Of a flow's noise to its picture: above, a half-done latent of the host keeps too few digits.
 _PURE = 1e4
-# So many weight vectors, evenly spaced by name, tell models apart.
-_FINGERPRINT_WEIGHTS = 24
 
 
 def identify(model: ModelPatcher) -> ModelIdentity:
@@ -40,7 +37,7 @@ def identify(model: ModelPatcher) -> ModelIdentity:
     """
     family, prediction = _family(model)
     latent_format = type(model.get_model_object("latent_format")).__name__
-    return ModelIdentity(family, prediction, latent_format, _fingerprint(model))
+    return ModelIdentity(family, prediction, latent_format, fingerprint(model))
 
 
 def make_schedule(model: ModelPatcher, name: str, steps: int) -> Schedule:
@@ -185,22 +182,3 @@ def _sampling_name(sampling: Any) -> str:
     own = {"calculate_input", "calculate_denoised"}
     kinds = type(sampling).__mro__
     return next((kind.__name__ for kind in kinds if own & vars(kind).keys()), kinds[0].__name__)
-
-
-def _fingerprint(model: ModelPatcher) -> str:
-    """A hash of architecture and of some weight vectors, with patches of the host taken off.
-
-    Vectors only: they are cheap to read, and LoRAs leave them alone; those that a patch did
-    change are read from the host's backup.
-    """
-    weights = {k: v for k, v in model.model.diffusion_model.named_parameters() if v.ndim == 1}
-    names = sorted(weights)[:: max(1, len(weights) // _FINGERPRINT_WEIGHTS)]
-    digest = hashlib.sha256()
-    config = {k: str(v) for k, v in model.model.model_config.unet_config.items() if k != "dtype"}
-    digest.update(json.dumps(config, sort_keys=True).encode())
-    for name in names:
-        backup = model.backup.get(f"diffusion_model.{name}")
-        weight = weights[name] if backup is None else backup.weight
-        if not weight.is_meta:
-            digest.update(weight.detach().to("cpu", torch.float16).numpy().tobytes())
-    return digest.hexdigest()[:16]
