@@ -46,8 +46,12 @@ def edited(*args, **kwargs):
     return first(edit(*args, **kwargs))["samples"]
 
 
-def euler(model, latent, trajectory, cfg, positive=None, negative=None):
-    """What the host's own sampler makes of the half-done latent on the same levels."""
+def euler(model, latent, trajectory, cfg, positive=None, negative=None, sampler="euler"):
+    """What the host's own sampler makes of the half-done latent on the same levels.
+
+    Args:
+        sampler: one of the host's names, or a sampler.
+    """
     samplers = importlib.import_module("comfy.samplers")
     samples = latent["samples"]
     sigmas = torch.tensor([level.k_sigma for level in reversed(trajectory.schedule.levels)])
@@ -58,7 +62,7 @@ def euler(model, latent, trajectory, cfg, positive=None, negative=None):
         random_prompt(3) if negative is None else negative,
         cfg,
         model.load_device,
-        samplers.sampler_object("euler"),
+        samplers.sampler_object(sampler) if isinstance(sampler, str) else sampler,
         sigmas,
         model.model_options,
         latent_image=samples,

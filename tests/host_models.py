@@ -284,9 +284,11 @@ class Differentiation:
         shape: of the latent.
         prompt: a CONDITIONING; None is one for the networks of the parity vectors.
         level: alpha and sigma of the latent; None is one of Stable Diffusion.
+        text: a CONDITIONING that the model goes to beside it; None is none.
     """
 
-    def __init__(self, plan=None, shape=STATE, prompt=None, level=None):
+    def __init__(self, plan=None, shape=STATE, prompt=None, level=None, text=None):
+        self.text = text
         self.plan = plan
         self.library = importlib.import_module("nmg_pack.nmg_sampler")
         self.runs = importlib.import_module("nmg_pack.nodes.host.runs")
@@ -308,6 +310,8 @@ class Differentiation:
         levels = (self.level, self.library.NoiseLevel(0.1, 1.0))
         schedule = self.library.Schedule("test", levels, levels[:1], start=1)
         conditions = {"negative": prompt or self.prompt}
+        if self.text is not None:
+            conditions["positive"] = self.text
         latent = torch.zeros_like(self.x)
         job = self.runs.Job(conditions, latent, schedule, procedure)
         return self.runs.run_procedure(model, job).result

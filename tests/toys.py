@@ -102,13 +102,15 @@ class Counting:
     def noise_mask_at(self, mask, level):
         return mask
 
-    def eps(self, x, level, prompt, attention=None, embedding=None):
+    def eps(self, x, level, prompt, attention=None, embedding=None, rows=None):
         with_graph = torch.is_grad_enabled() and (
             x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
         )
         self.calls.append(Call("eps", len(x), level, prompt, with_graph))
-        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
-        result = self.noise_under(x, level, prompt, rows, attention, embedding)
+        if rows is None:
+            rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        own = embedding if prompt is Prompt.NEGATIVE else None
+        result = self.noise_under(x, level, prompt, rows, attention, own)
         if with_graph and result.requires_grad:
             result.register_hook(self._count_backward)
         return result

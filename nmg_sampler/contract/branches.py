@@ -47,6 +47,11 @@ class Branches:
         return slice(self.pictures * self.with_source, self.rows)
 
     @property
+    def held(self) -> Rows:
+        """The branches that a guidance keeps faithful: see `held_rows`."""
+        return Rows.SOURCE if self.with_source else Rows.TARGETS
+
+    @property
     def held_rows(self) -> slice:
         """The rows that a guidance keeps faithful: the source, or without one all rows."""
         return self.source_rows if self.with_source else self.target_rows

@@ -6,6 +6,7 @@ import torch
 
 from ..errors import NotDifferentiable
 from ..trajectory.levels import NoiseLevel
+from .branches import Rows
 from .predictor import AttentionLoss, Predictor, Prompt, PromptEmbedding
 
 # What PyTorch says of a graph that cannot be walked back; anything else is no matter of patches.
@@ -13,9 +14,16 @@ _BROKEN_GRAPH = ("inplace operation", "nference tensor", "autograd formula", "se
 
 
 def differentiable_eps(
-    predictor: Predictor, x: torch.Tensor, level: NoiseLevel, prompt: Prompt
+    predictor: Predictor,
+    x: torch.Tensor,
+    level: NoiseLevel,
+    prompt: Prompt,
+    rows: Rows | None = None,
 ) -> tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """The noise in `x` and the function that pulls a covector on it back to the state.
+
+    Args:
+        rows: which branches those of `x` are, see `Predictor.eps`.
 
     Returns:
         eps: (B, C, ...), detached.
@@ -24,7 +32,7 @@ def differentiable_eps(
     Raises:
         NotDifferentiable: the prediction is cut off from `x`.
     """
-    eps, leaf = _with_graph(lambda leaf: predictor.eps(leaf, level, prompt), x)
+    eps, leaf = _with_graph(lambda leaf: predictor.eps(leaf, level, prompt, rows=rows), x)
     if not eps.requires_grad:
         raise _cut_off()
     return eps.detach(), lambda cotangent: _pull_back(eps, leaf, cotangent)

@@ -44,7 +44,13 @@ class EditorRun:
 
 
 class Editor:
-    """An editor with its settings: immutable, holds nothing of a run."""
+    """An editor with its settings: immutable, holds nothing of a run.
+
+    Attributes:
+        predicts_apart: whether it has source and targets predicted in calls of their own.
+    """
+
+    predicts_apart = False
 
     def bound(self, prompts: BranchPrompts) -> "Editor":
         """The editor for the prompts of a run; itself, unless it takes its words from them.

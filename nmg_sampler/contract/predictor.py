@@ -151,11 +151,15 @@ class Predictor(Protocol):
         prompt: Prompt,
         attention: AttentionEdit | None = None,
         embedding: PromptEmbedding | None = None,
+        rows: Rows | None = None,
     ) -> torch.Tensor:
         """The noise in `x` under one kind of prompt; costs one row per sample.
 
-        Under POSITIVE the rows are those of the target branches. An `embedding` takes the place of
-        the prompt's own.
+        Args:
+            embedding: takes the negative prompt's place, as in a `Request`.
+            rows: which branches those of `x` are; None is the source under SOURCE, else the
+                targets. A patch that looks at text and negative prompt together is shown both, and
+                the text is that of these branches: then it costs two rows per sample.
         """
         ...
 
@@ -164,6 +168,7 @@ class Predictor(Protocol):
 
         Costs two rows per sample, or one if `negative` is known, or if the scale is 1 and no
         negative is needed; two calls instead of one where branches have scales of their own.
+        At scale 1 `negative` may stay None although it was needed.
         """
         ...
 

@@ -54,7 +54,7 @@ class AttentionDistance:
 
     Args:
         source: of the same step.
-        half: which one.
+        half: which one; a call may come with the other beside it.
     """
 
     def __init__(self, source: SourceAttention, half: Half) -> None:
@@ -65,6 +65,8 @@ class AttentionDistance:
         return layer.attends is Attends.CROSS
 
     def __call__(self, call: AttentionCall) -> torch.Tensor:
+        if call.half is not self.half:
+            return call.plain()
         kept = self.source.kept[call.layer.index, self.half]
         q, k = (each.to(call.q.device) for each in kept)
         # Next to a longer prompt a shorter one is repeated, which its columns show once.

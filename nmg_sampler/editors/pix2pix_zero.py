@@ -56,6 +56,8 @@ class Pix2PixZero(Editor):
     start: float = 0.0
     end: float = 1.0
 
+    predicts_apart = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "halves", checks.choice("halves", self.halves, Halves))
         checks.strength("attention_scale", self.attention_scale)
@@ -120,21 +122,20 @@ class _Pix2PixZeroRun(EditorRun):
             return Predicted(x, predictor.guided(request._replace(x=x)))
         unconditional, conditional = (x - gradient for gradient in gradients)
         negative = predictor.eps(unconditional, level, Prompt.NEGATIVE, embedding=embedding)
-        known = request._replace(x=conditional, negative=negative, embedding=None)
+        known = request._replace(x=conditional, negative=negative)
         return Predicted(unconditional, predictor.guided(known))
 
     def gradient(self, request: Request, source: SourceAttention, half: Half) -> torch.Tensor:
         """attention_scale * dL/dx, of the part of L that one half has; shape of the state."""
         text = half is Half.COND
         prompt = Prompt.POSITIVE if text else Prompt.NEGATIVE
-        embedding = None if text else request.embedding
         try:
             gradient = self.run.predictor.loss_gradient(
                 request.x,
                 request.level,
                 prompt,
                 partial(AttentionDistance, source, half),
-                embedding,
+                request.embedding,
             )
         except NotDifferentiable as error:
             raise NotDifferentiable(

@@ -153,13 +153,19 @@ class _NoiseMapRun(GuidedRun):
     def unconditional(self, x: torch.Tensor, step: Step) -> tuple[torch.Tensor, torch.Tensor]:
         """(eps under the negative prompt, the noise map term to add to it)."""
         if self.guidance.gradient is Gradient.DIRECT:
-            eps = self.run.predictor.eps(x, step.level, Prompt.NEGATIVE)
+            eps = self.negative(x, step)
             return eps, self.term(x, eps, step)
-        eps, pullback = differentiable_eps(self.run.predictor, x, step.level, Prompt.NEGATIVE)
+        predictor, held = self.run.predictor, self.run.branches.held
+        eps, pullback = differentiable_eps(predictor, x, step.level, Prompt.NEGATIVE, held)
         scale, shift = step_factors(step.level, step.level_to)
         slope = self.slope(x, eps, step)
         # Chain rule through z' = scale * z + shift * eps(z).
         return eps, self.weighted(scale * slope + pullback(shift * slope), step)
+
+    def negative(self, held: torch.Tensor, step: Step) -> torch.Tensor:
+        """The unconditional prediction of the held rows, in a call of its own."""
+        rows = self.run.branches.held
+        return self.run.predictor.eps(held, step.level, Prompt.NEGATIVE, rows=rows)
 
     def term(self, x: torch.Tensor, eps: torch.Tensor, step: Step) -> torch.Tensor:
         """The noise map term with the network's Jacobian dropped."""
@@ -187,7 +193,7 @@ class _Official(_NoiseMapRun):
             return super().prepare(x, step)
         held = x[self.run.branches.held_rows]
         if not self.pushes:
-            eps = self.run.predictor.eps(held, step.level, Prompt.NEGATIVE)
+            eps = self.negative(held, step)
         else:
             null, term = self.unconditional(held, step)
             eps = null + term
@@ -224,11 +230,8 @@ class _Fused(_NoiseMapRun):
         rows = self.run.branches.held_rows
         if self.shares:
             known = guided.negative
-            # An editor at a scale that counts as 1, or a cached answer.
-            if known is None:
-                negative = self.run.predictor.eps(x[rows], step.level, Prompt.NEGATIVE)
-            else:
-                negative = known[rows]
+            # An editor or a patch at a scale that counts as 1, or a cached answer.
+            negative = self.negative(x[rows], step) if known is None else known[rows]
             self.pending = self.term(x[rows], negative, step)
         term, self.pending = self.pending, None
         return self.run.branches.with_held(guided.eps, guided.eps[rows] + term)

@@ -23,6 +23,7 @@ import torch
 from torch.nn.functional import max_pool2d
 
 from .. import checks
+from ..contract.branches import Rows
 from ..contract.guidance import Guidance, GuidedRun, Run
 from ..contract.predictor import Guided, Prompt, Request
 from ..trajectory.schedule import Step
@@ -156,9 +157,11 @@ class _ProximalRun(GuidedRun):
         """The prediction under the source prompt's embedding, of all rows."""
         if guided.negative is not None:
             return guided.negative
-        # An editor at a scale that counts as 1, or a cached answer.
+        # An editor or a patch at a scale that counts as 1, or a cached answer.
         embedding = self.base.prepare(x, step).embedding
-        return self.run.predictor.eps(x, step.level, Prompt.NEGATIVE, embedding=embedding)
+        return self.run.predictor.eps(
+            x, step.level, Prompt.NEGATIVE, embedding=embedding, rows=Rows.ALL
+        )
 
 
 def _quantile(values: torch.Tensor, share: float) -> torch.Tensor:

@@ -11,34 +11,29 @@ from host_models import first, relative
 pytestmark = pytest.mark.host_surface
 
 
-class Evaluations:
-    """Counts what reaches the network: (rows, in a gradient pass) of each call."""
+@pytest.fixture
+def calls(model):
+    """What reaches the network: (rows, in a gradient pass) of each call. No patch of the model: on
+    a patched one other calls are made."""
+    found = []
 
-    def __init__(self):
-        self.calls = []
+    def count(_, inputs):
+        found.append((inputs[0].shape[0], torch.is_grad_enabled()))
 
-    def on(self, model):
-        counted = model.clone()
-
-        def count(apply, args):
-            self.calls.append((args["input"].shape[0], torch.is_grad_enabled()))
-            return apply(args["input"], args["timestep"], **args["c"])
-
-        counted.set_model_unet_function_wrapper(count)
-        return counted
+    hook = model.model.diffusion_model.register_forward_pre_hook(count)
+    yield found
+    hook.remove()
 
 
-def test_text_guidance_in_two_calls_gives_the_same(nodes, model, monkeypatch):
+def test_text_guidance_in_two_calls_gives_the_same(nodes, model, calls, monkeypatch):
     """The host splits a batch that does not fit into memory."""
     trajectory = first(invert(nodes, model))
     expected = [edited(nodes, model, trajectory, guidance(nodes, m)) for m in ("official", "fused")]
-    evaluations = Evaluations()
-    counted = evaluations.on(model)
     monkeypatch.setattr(type(model.model), "memory_required", lambda *_, **__: 1e30)
     for mode, whole in zip(("official", "fused"), expected, strict=True):
-        evaluations.calls.clear()
-        split = edited(nodes, counted, trajectory, guidance(nodes, mode))
-        assert {rows for rows, _ in evaluations.calls} == {1}
+        calls.clear()
+        split = edited(nodes, model, trajectory, guidance(nodes, mode))
+        assert {rows for rows, _ in calls} == {1}
         assert relative(split, whole) < RUN
 
 
@@ -51,6 +46,7 @@ def per_step(calls, steps):
 
 
 FULL, ONE, TWO = (1, True), (1, False), (2, False)
+BOTH = (2, True)
 
 
 @pytest.mark.parametrize(
@@ -64,19 +60,43 @@ FULL, ONE, TWO = (1, True), (1, False), (2, False)
         ("fused", "direct", 1.0, [TWO]),
     ],
 )
-def test_a_step_costs_what_the_method_needs(nodes, model, mode, gradient, text_scale, expected):
-    evaluations = Evaluations()
-    counted = evaluations.on(model)
-    trajectory = first(invert(nodes, counted, steps=4, schedule="official"))
-    assert evaluations.calls == [ONE] * 4
-    evaluations.calls.clear()
-    output = edit(nodes, counted, trajectory, guidance(nodes, mode, gradient), text_scale)
+def test_a_step_costs_what_the_method_needs(
+    nodes, model, calls, mode, gradient, text_scale, expected
+):
+    check_cost(nodes, model, calls, mode, gradient, text_scale, expected)
+
+
+@pytest.mark.parametrize(
+    ("mode", "gradient", "text_scale", "expected"),
+    [
+        ("official", "full", 5.0, [BOTH, TWO]),
+        ("official", "direct", 5.0, [TWO, TWO]),
+        ("fused", "full", 5.0, [BOTH, TWO]),
+        ("fused", "direct", 5.0, [TWO]),
+        ("official", "full", 1.0, [BOTH, ONE]),
+        ("fused", "direct", 1.0, [ONE, TWO]),
+    ],
+)
+def test_a_patch_of_the_network_is_shown_both_prompts(
+    nodes, model, calls, mode, gradient, text_scale, expected
+):
+    patched = model.clone()
+    patched.set_model_attn2_output_patch(lambda out, options: out)
+    check_cost(nodes, patched, calls, mode, gradient, text_scale, expected)
+
+
+def check_cost(nodes, model, calls, mode, gradient, text_scale, expected):
+    """What a step costs, and that the node reports it."""
+    trajectory = first(invert(nodes, model, steps=4, schedule="official"))
+    assert calls == [ONE] * 4
+    calls.clear()
+    output = edit(nodes, model, trajectory, guidance(nodes, mode, gradient), text_scale)
     # The reference's last step goes from level 0 to level 0: it is left out.
-    assert per_step(evaluations.calls, 3) == expected
+    assert per_step(calls, 3) == expected
     (cost,) = output.ui["nmg"]
-    assert cost["forward_calls"] == len(evaluations.calls)
-    assert cost["forward_rows"] == sum(rows for rows, _ in evaluations.calls)
-    assert cost["backward_rows"] == sum(grad for _, grad in evaluations.calls)
+    assert cost["forward_calls"] == len(calls)
+    assert cost["forward_rows"] == sum(rows for rows, _ in calls)
+    assert cost["backward_rows"] == sum(rows for rows, graph in calls if graph)
 
 
 @pytest.mark.parametrize("mode", ["official", "fused"])

@@ -28,7 +28,8 @@ class GradientPasses:
 
     Args:
         guider: a CFGGuider in the middle of `sample`.
-        predict: (prompt, conditions, x_k, sigma, options) -> the denoised latent, by the host.
+        predict: (prompt, conditions, x_k, sigma, options, beside) -> the denoised latent, by the
+            host.
 
     Attributes:
         memory: how the passes get by with the memory there is.
@@ -51,6 +52,7 @@ class GradientPasses:
         conditions: list[dict[str, Any]],
         embedding: PromptEmbedding | None,
         options: dict[str, Any],
+        beside: list[dict[str, Any]] | None,
         collects: bool,
     ) -> torch.Tensor:
         """The denoised latent, with its graph in the state and in the embedding.
@@ -61,6 +63,7 @@ class GradientPasses:
             prompt, conditions: what to predict under.
             embedding: in the prompt's place, if any.
             options: of the model.
+            beside: the conditions of another prompt that goes through the same pass, if any.
             collects: whether an attention edit takes its own part of the graph out of the pass.
                 Then the caller has to see to it that memory suffices: `memory.attempt`.
 
@@ -68,16 +71,18 @@ class GradientPasses:
             NotDifferentiable: a patch or a condition is in the way.
         """
         conditions = self._owned(conditions)
+        beside = None if beside is None else own(beside)
         if self.memory.plan is None:
             model = self.guider.inner_model
-            plan = choose_plan(options, model, x_k.shape, conditions, self._layers.roots)
+            parts = [*conditions, *(beside or [])]
+            plan = choose_plan(options, model, x_k.shape, parts, self._layers.roots)
             self.memory.begin(*plan)
 
         def predict(x_k: torch.Tensor, tokens: torch.Tensor | None) -> torch.Tensor:
             given = conditions
             if tokens is not None:
                 given = with_embedding(given, prompt, embedding._replace(tokens=tokens))
-            return self._pass(x_k, sigma, prompt, given, options)
+            return self._pass(x_k, sigma, prompt, given, options, beside)
 
         tokens = None if embedding is None else embedding.tokens
         if collects:
@@ -103,13 +108,18 @@ class GradientPasses:
         prompt: Prompt,
         conditions: list[dict[str, Any]],
         options: dict[str, Any],
+        beside: list[dict[str, Any]] | None,
     ) -> torch.Tensor:
         """One forward pass that leaves a graph."""
         transformer_options = options.get("transformer_options", {})
         # Transformers add in place and call kernels, unlike UNets.
         transformer = not isinstance(self.guider.inner_model.diffusion_model, UNetModel)
         patched = bool(transformer_options.get("patches"))
-        changed = transformer or patched or any("control" in each for each in conditions)
+        changed = (
+            transformer
+            or patched
+            or any("control" in each for each in [*conditions, *(beside or [])])
+        )
         try:
             with (
                 self._layers.prepared(),
@@ -117,7 +127,9 @@ class GradientPasses:
                 keep_saved(changed),
                 self._saving(transformer_options, changed),
             ):
-                denoised = self.predict(prompt, conditions, x_k, sigma, _with_backward(options))
+                denoised = self.predict(
+                    prompt, conditions, x_k, sigma, _with_backward(options), beside
+                )
         except RuntimeError as error:
             if "nference tensor" not in str(error) and "inplace" not in str(error):
                 raise

@@ -1,6 +1,6 @@
 """The door to a network's attention: which layers there are, and how an edit gets into them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -32,6 +32,7 @@ class Door(Protocol):
         branches: Branches,
         columns: tuple[int, ...],
         options: dict[str, Any],
+        negatives: Collection[Hashable] = (),
     ) -> AbstractContextManager[dict[str, Any]]:
         """Model options under which every layer that the edit wants comes through it.
 
@@ -40,6 +41,8 @@ class Door(Protocol):
             branches: what the rows of one half of the prediction are.
             columns: prompt length per branch, in embedding columns.
             options: the prediction's own.
+            negatives: the host's ids of the negative prompt's parts. A patch may predict under it
+                alone, in the text's place.
 
         Raises:
             InvalidInput: on leaving, if a patch of another pack kept the edit from a layer.

@@ -4,7 +4,7 @@ It is `patches_replace`, put into the options of one prediction. A layer that an
 as well keeps what that pack adds: the edit is its result plus what the edit changes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,10 +87,11 @@ class UNetDoor:
         branches: Branches,
         columns: tuple[int, ...],
         options: dict[str, Any],
+        negatives: Collection[Hashable] = (),
     ) -> Iterator[dict[str, Any]]:
         transformer = options.get("transformer_options", {})
         replace = {k: dict(v) for k, v in transformer.get("patches_replace", {}).items()}
-        bound = _Bound(edit, branches, columns)
+        bound = _Bound(edit, branches, columns, negatives)
         ran: list[bool] = []
         missed: set[tuple[Key, Attends]] = set()
         for key, pair in self.places.items():
@@ -157,11 +158,13 @@ class _Bound:
         edit: the library's change of attention.
         branches: what the rows of one chunk (one entry of the host's `cond_or_uncond`) are.
         columns: prompt length per branch, in embedding columns.
+        negatives: as `Door.inside` has them.
     """
 
     edit: AttentionEdit
     branches: Branches
     columns: tuple[int, ...]
+    negatives: Collection[Hashable]
 
     def replacement(
         self,
@@ -214,9 +217,9 @@ class _Bound:
         cells, keys = slice(0, q.shape[2]), slice(0, k.shape[2])
         crosses = layer.attends is Attends.CROSS
         results = []
-        for chunk, kind in enumerate(chunks):
+        for chunk, (kind, part) in enumerate(zip(chunks, extra["uuids"], strict=True)):
             rows = slice(chunk * self.branches.rows, (chunk + 1) * self.branches.rows)
-            half = _HALVES[kind]
+            half = Half.UNCOND if part in self.negatives else _HALVES[kind]
             call = AttentionCall(
                 layer,
                 half,

@@ -74,6 +74,7 @@ class TrajectoryGuider(BranchGuider):
                 check_pair(plan, sampler.trajectory, sigmas)
                 check_start(self.model_patcher, plan, noise, latent_image)
                 plan = _with_noise_mask(plan, denoise_mask)
+
                 denoise_mask, latent_image = plan.trajectory.noise_mask, plan.picture
                 sampler = _walk(plan)
             else:

@@ -1,6 +1,5 @@
 """The host's guider for a run of branches: each prompt is processed as if it were alone."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,31 +12,9 @@ from ..network.caches import without_caches
 from ..network.conditions import Condition, Conditioning
 from ..network.rows import Pair, one_each
 from ..network.several import Target, one_target, targets_of
+from .bound_prompts import BoundPrompts
 
 Names = tuple[str, ...]  # of the prompts of one branch among the guider's: one, or one per picture
-
-
-class BoundPrompts:
-    """The prompts of a run as the network takes them.
-
-    Attributes:
-        source: of the source branch, where it has a prompt of its own.
-        targets: of the target branches.
-        negative: the unconditional prompt by itself.
-    """
-
-    def __init__(
-        self, source: Pair | None, targets: Sequence[Pair], negative: list[Condition] | None
-    ) -> None:
-        self.source = source
-        self.targets = tuple(targets)
-        self.negative = negative
-
-    def conditions(self) -> Iterator[Condition]:
-        """Every part of every prompt."""
-        for pair in (*filter(None, [self.source]), *self.targets, Pair([], self.negative)):
-            yield from pair.text
-            yield from pair.negative or ()
 
 
 class BranchGuider(comfy.samplers.CFGGuider):
@@ -109,7 +86,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         targets = [processing.pair(names, beside) for names in positive]
         pairs = [*targets, *sources]
         unconditional = pairs[0].negative if pairs else processing.pair(beside, ()).text
-        bound = BoundPrompts(sources[0] if sources else None, targets, unconditional)
+        bound = BoundPrompts(self.branches, sources[0] if sources else None, targets, unconditional)
         # What the host tidies up at the end, and others look at meanwhile.
         self.conds = {Prompt.POSITIVE.value: [*bound.conditions()]}
         return bound

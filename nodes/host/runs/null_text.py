@@ -1,6 +1,7 @@
 """Null-Text Inversion inside the host's sampling path, kept with the trajectory."""
 
 import hashlib
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,16 @@ from ....nmg_sampler.files import pack_source
 from ....nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
 from ..models.model import check_trajectory, picture_of
 from ..network.conditions import Conditioning
+from ..network.patches import is_plain
 from .checks import check_conditioning
 from .predictor import Cost, HostPredictor
 from .procedure import Done, Job, run_procedure
+
+_PATCHED = (
+    "Null-Text Inversion: a patch on the model takes part in text guidance, and what is optimised"
+    " is an embedding for guidance without it. A reconstruction comes closer, and not all the way:"
+    " look at it with NMG Reconstruction Check, or connect the model without the patch."
+)
 
 
 def run_null_text(
@@ -42,6 +50,8 @@ def run_null_text(
         return guidance, trajectory, {**Cost().as_dict(), "seconds": 0.0}
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:
+        if not is_plain(predictor.model_options, predictor.guider.model_patcher):
+            logging.warning(_PATCHED)
         embeddings, latent = optimise_null_text(
             trajectory, predictor, settings, device=x.device, on_update=on_step
         )

@@ -20,6 +20,7 @@ from ..models.model import check_trajectory, picture_of
 from ..models.words import words_of
 from ..network.conditions import Conditioning
 from ..network.door import check_editable
+from ..network.patches import check_rules
 from ..network.several import Target, columns_of, one_target, targets_of
 from .checks import check_conditioning
 from .predictor import HostPredictor
@@ -115,6 +116,7 @@ def plan_sampling(
         columns = prompts.columns
         editor = editor.bound(prompts)
         editor.check(prompts)
+    check_rules(model, branches, apart=editor is not None and editor.predicts_apart)
     return SamplingPlan(
         trajectory, guidance, text_scale, editor, fitted, picture, conditions, branches, columns
     )

@@ -31,11 +31,11 @@ from ..network.conditions import Condition
 from ..network.door import Door, door_to
 from ..network.embedding import embedding_of, with_embedding
 from ..network.keyframes import Keyframes
-from ..network.rows import Group, Pair, check_alike, difference, group_alike
-from .guider import BoundPrompts, BranchGuider
+from ..network.patches import CALC, PRE, in_one_call, sees_both, sees_guidance
+from ..network.rows import Pair
+from .bound_prompts import BoundPrompts
+from .guider import BranchGuider
 
-_CALC = "sampler_calc_cond_batch_function"
-_POST = "sampler_post_cfg_function"
 _MASK = "denoise_mask_function"
 _BOTH = "disable_cfg1_optimization"  # both prompts are asked, at scale 1 as well
 
@@ -57,7 +57,10 @@ class HostPredictor:
 
     A single prompt goes through `calc_cond_batch`: areas, time ranges, hooks, ControlNets and
     patches of the network apply. Patches of the guidance rule (PAG, RescaleCFG, ...) do not: an
-    inversion follows the bare prediction. `guided` goes through the guider, where they do.
+    inversion follows the bare prediction. `guided` goes through the guider, where they do. What may
+    look at text and negative prompt together is shown both in every call that the host's sampler
+    would make for both, also where only one of them is wanted. Prompts that one call cannot take
+    are asked for one after the other.
 
     Args:
         guider: in the middle of `sample`.
@@ -87,8 +90,9 @@ class HostPredictor:
         self.cost = Cost()
         self._told_of_maps = False
         self._outside: CleanOutside | None = None
-        self._grouped: dict[Rows, list[Group]] = {}
         self._keyframes = Keyframes(guider.model_patcher, prompts.conditions(), model_options)
+        if columns and self.branches.targets:
+            prompts.check_one_call()  # as an editor needs, before anything is asked of the network
 
     @classmethod
     def of_run(
@@ -112,8 +116,6 @@ class HostPredictor:
         if mask is not None and CleanOutside.asks_for_it(guider.inner_model):
             mask_at = partial(made._mask_at, mask)
             made._outside = CleanOutside(guider.inner_model, latent, mask_at)
-        if made.branches.targets:
-            made._groups(Rows.ALL)  # before anything is asked of the network
         return made
 
     def embedding(self, prompt: Prompt) -> PromptEmbedding:
@@ -127,7 +129,7 @@ class HostPredictor:
         return self._mask_at(mask, _sigma(mask, level))
 
     def _mask_at(self, mask: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The noise mask at a level as patches of the model have it (DifferentialDiffusion)."""
+        """The noise mask at a level as patches of the model have it (Differential Diffusion)."""
         changed = self.model_options.get(_MASK)
         if changed is None:
             return mask
@@ -140,12 +142,17 @@ class HostPredictor:
         prompt: Prompt,
         attention: AttentionEdit | None = None,
         embedding: PromptEmbedding | None = None,
+        rows: Rows | None = None,
     ) -> torch.Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        parts = [
-            self._eps(x[rows], level, prompt, conditions, attention, embedding)
-            for rows, conditions in self._asked(prompt, len(x))
-        ]
+        if rows is None:
+            rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
+        groups = self.prompts.asked(prompt, rows, self._sees_both)
+        with self._edited(attention, rows) as options:
+            parts = [
+                self._eps(x[group.rows], level, prompt, group.pair, attention, embedding, options)
+                for group in groups
+            ]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _eps(
@@ -153,98 +160,93 @@ class HostPredictor:
         x: torch.Tensor,
         level: NoiseLevel,
         prompt: Prompt,
-        conditions: list[Condition],
+        pair: Pair,
         attention: AttentionEdit | None,
         embedding: PromptEmbedding | None,
+        options: dict[str, Any],
     ) -> torch.Tensor:
-        """The noise in `x` under one prompt, or under prompts that are built alike."""
+        """The noise in `x` under one prompt of a pair; the edit of attention is in the options."""
         x_k, sigma = self._shown(x, level)
-        self._count(len(x))
-        rows = Rows.SOURCE if prompt is Prompt.SOURCE else Rows.TARGETS
-        asked = x.requires_grad or (embedding is not None and embedding.tokens.requires_grad)
-        with self._edited(attention, rows) as options:
-            if torch.is_grad_enabled() and asked:
-                denoised = self.gradients.denoised(
-                    x_k, sigma, prompt, conditions, embedding, options, attention is not None
-                )
-                self.cost.backward_rows += len(x) // self.branches.pictures
-            else:
-                if embedding is not None:
-                    conditions = with_embedding(conditions, prompt, embedding)
-                denoised = _predict(self.guider, prompt, conditions, x_k, sigma, options)
+        unconditional = prompt is Prompt.NEGATIVE
+        conditions = (pair.negative if unconditional else pair.text) or []
+        beside = self._beside(prompt, pair, embedding)
+        evaluated = len(x) * (1 if beside is None else 2)
+        self._count(evaluated)
+        own = embedding if unconditional else None
+        asked = x.requires_grad or (own is not None and own.tokens.requires_grad)
+        if torch.is_grad_enabled() and asked:
+            given = x_k, sigma, prompt, conditions, own, options, beside
+            denoised = self.gradients.denoised(*given, collects=attention is not None)
+            self.cost.backward_rows += evaluated // self.branches.pictures
+        else:
+            conditions = _replaced(conditions, own)
+            denoised = _predict(self.guider, prompt, conditions, x_k, sigma, options, beside)
         return x0_to_eps(x, self._kept(denoised, sigma), level)
 
-    def _asked(self, prompt: Prompt, count: int) -> list[tuple[slice, list[Condition]]]:
-        """The rows of a prediction under one kind of prompt, by the conditions they are under."""
-        if prompt is Prompt.SOURCE:
-            return [(slice(None), self.prompts.source.text)]
-        if prompt is Prompt.POSITIVE:
-            return [(group.rows, group.pair.text) for group in self._groups(Rows.TARGETS)]
-        wanted = (rows for rows in (Rows.ALL, Rows.TARGETS) if self._rows(rows) == count)
-        groups = self._groups(next(wanted)) if self.prompts.targets else []
-        if all(difference(groups[0].pair, Pair([], g.pair.negative)) is None for g in groups[1:]):
-            return [(slice(None), self.prompts.negative)]
-        return [(group.rows, group.pair.negative) for group in groups]
+    def _beside(
+        self, prompt: Prompt, pair: Pair, embedding: PromptEmbedding | None
+    ) -> list[Condition] | None:
+        """What has to be predicted in one call with a prompt, for patches that look at both."""
+        if not pair.negative or not pair.text or not self._sees_both:
+            return None
+        if prompt is Prompt.NEGATIVE:
+            return in_one_call(pair.negative, pair.text)
+        return in_one_call(pair.text, _replaced(pair.negative, embedding))
+
+    @property
+    def _sees_both(self) -> bool:
+        return sees_both(self.model_options, self.guider.model_patcher)
 
     def guided(self, request: Request) -> Guided:
-        parts = (
-            (own, group.pair)
-            for part in request.by_scale(self.branches)
-            for own, group in self._apart(part)
+        return joined(
+            [
+                self._guided(*own)
+                for part in request.by_scale(self.branches)
+                for own in self._apart(part)
+            ]
         )
-        return joined([self._guided(own, pair) for own, pair in parts])
 
-    def _apart(self, request: Request) -> list[tuple[Request, Group]]:
+    def _apart(self, request: Request) -> list[tuple[Request, Pair]]:
         """A request as one for each group of prompts."""
-        groups = self._groups(request.rows)
+        groups = self.prompts.groups(request.rows)
         if len(groups) == 1:
-            return [(request, groups[0])]
-        negative = request.negative
+            return [(request, groups[0].pair)]
+        x, negative = request.x, request.negative
         return [
             (
-                request._replace(
-                    x=request.x[group.rows],
-                    negative=None if negative is None else negative[group.rows],
-                ),
-                group,
+                request._replace(x=x[rows], negative=None if negative is None else negative[rows]),
+                pair,
             )
-            for group in groups
+            for rows, pair in groups
         ]
 
-    def _groups(self, rows: Rows) -> list[Group]:
-        """The prompts of the branches that `rows` names, those together that one call can take."""
-        if rows not in self._grouped:
-            pairs = [*self.prompts.targets]
-            if self.branches.with_source and self.branches.targets and rows is not Rows.TARGETS:
-                pairs = [self.prompts.source, *(pairs if rows is Rows.ALL else [])]
-            if self.columns and len(pairs) > 1:
-                check_alike(pairs)
-            self._grouped[rows] = group_alike(pairs, self.branches.pictures)
-        return self._grouped[rows]
-
     def _guided(self, request: Request, pair: Pair) -> Guided:
-        """Text guidance of one scale, under prompts that are built alike."""
+        """Text guidance of one scale, under prompts that one call can take."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         x, level, negative = request.x, request.level, request.negative
         seen: dict[str, torch.Tensor | None] = {}
 
-        def look(args: dict[str, Any]) -> torch.Tensor:
-            seen["negative"] = None if args["uncond"] is None else args["uncond_denoised"]
-            return args["denoised"]
+        def look(args: dict[str, Any]) -> list[torch.Tensor]:
+            seen["negative"] = None if args["conds"][1] is None else args["conds_out"][1]
+            return args["conds_out"]
 
         x_k, sigma = self._shown(x, level)
         with self._edited(request.attention, request.rows) as edited:
-            options = {**edited, _POST: [look, *edited.get(_POST, [])]}
-            known = negative is not None and _CALC not in options
+            # Before any patch: as a call of its own would make it.
+            options = {**edited, PRE: [look, *edited.get(PRE, [])]}
+            together = self._sees_both
+            known = negative is not None and CALC not in options
             if known:
-                options[_CALC] = self._with_known_negative(eps_to_x0(x, negative, level))
-            elif request.needs_negative:
+                x0 = eps_to_x0(x, negative, level)
+                options[CALC] = self._with_known_negative(x0, together)
+            elif request.needs_negative and not together and not sees_guidance(edited):
+                # Patches are shown at scale 1 what the host shows them there: the text alone.
                 options[_BOTH] = True
-            single = known or (math.isclose(request.text_scale, 1) and not options.get(_BOTH))
-            self._count(len(x) * (1 if single else 2))
+            single = math.isclose(request.text_scale, 1) and not options.get(_BOTH)
+            self._count(len(x) * (1 if single or (known and not together) else 2))
             denoised = self._guide(request, pair, x_k, sigma, options)
         eps = x0_to_eps(x, self._kept(denoised, sigma), level)
-        told = seen.get("negative")  # absent where a patch answers from a cache
+        told = seen.get("negative")  # absent where a patch makes no prediction
         if negative is None and told is not None:
             negative = x0_to_eps(x, self._kept(told, sigma), level)
         return Guided(eps, negative)
@@ -286,9 +288,6 @@ class HostPredictor:
             map_bytes(layers, max(self.columns), rows) / 1e6,
         )
 
-    def _rows(self, rows: Rows) -> int:
-        return self.branches.part(rows).rows
-
     def _count(self, rows: int) -> None:
         self.cost.forward_calls += 1
         self.cost.forward_rows += rows // self.branches.pictures
@@ -302,9 +301,7 @@ class HostPredictor:
         options: dict[str, Any],
     ) -> torch.Tensor:
         """The denoised latent by the guider."""
-        negative = pair.negative
-        if request.embedding is not None:
-            negative = with_embedding(negative or [], Prompt.NEGATIVE, request.embedding)
+        negative = pair.negative and _replaced(pair.negative, request.embedding)
         conditions = self.guider.conds
         self.guider.set_cfg(request.text_scale)
         self.guider.conds = {Prompt.POSITIVE.value: pair.text, Prompt.NEGATIVE.value: negative}
@@ -323,7 +320,10 @@ class HostPredictor:
         columns = {Rows.ALL: self.columns, Rows.SOURCE: self.columns[:1]}.get(
             rows, self.columns[self.branches.with_source :]
         )
-        return self._door.inside(attention, branches, columns, uncompiled(self.model_options))
+        options = uncompiled(self.model_options)
+        return self._door.inside(
+            attention, branches, columns, options, self.prompts.ids_of_negative
+        )
 
     @cached_property
     def _door(self) -> Door:
@@ -332,12 +332,15 @@ class HostPredictor:
             raise TypeError("an attention edit was let through to a network without a door")
         return door
 
-    def _with_known_negative(self, denoised: torch.Tensor) -> Any:
+    def _with_known_negative(self, denoised: torch.Tensor, together: bool) -> Any:
         def calc(args: dict[str, Any]) -> list[torch.Tensor]:
-            options = {key: value for key, value in args["model_options"].items() if key != _CALC}
-            given = args["conds"][0], args["input"], args["sigma"]
-            positive = _predict(self.guider, Prompt.POSITIVE, *given, options)
-            return [positive, denoised]
+            options = {key: value for key, value in args["model_options"].items() if key != CALC}
+            text, null = args["conds"]
+            beside = in_one_call(text, null) if together else None
+            given = args["input"], args["sigma"], options, beside
+            positive = _predict(self.guider, Prompt.POSITIVE, text, *given)
+            # Where the host leaves the negative prompt out, at scale 1, patches are told of none.
+            return [positive, torch.zeros_like(positive) if null is None else denoised]
 
         return calc
 
@@ -355,12 +358,21 @@ def _predict(
     x_k: torch.Tensor,
     sigma: torch.Tensor,
     options: dict[str, Any],
+    beside: list[Condition] | None = None,
 ) -> torch.Tensor:
-    """The denoised latent under one prompt."""
+    """The denoised latent under one prompt, predicted in one call with another beside it, if any.
+
+    The one beside it is the negative prompt's text, or the text's negative prompt.
+    """
     # Patches such as IPAdapter tell the prompts apart by their place: text 0, unconditional 1.
     place = int(prompt is Prompt.NEGATIVE)
-    both = [None, conditions] if place else [conditions, None]
+    both = [beside, conditions] if place else [conditions, beside]
     return comfy.samplers.calc_cond_batch(guider.inner_model, both, x_k, sigma, options)[place]
+
+
+def _replaced(negative: list[Condition], embedding: PromptEmbedding | None) -> list[Condition]:
+    """The unconditional prompt, or what takes its place."""
+    return negative if embedding is None else with_embedding(negative, Prompt.NEGATIVE, embedding)
 
 
 def _sigma(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
