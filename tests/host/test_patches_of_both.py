@@ -500,6 +500,13 @@ def test_a_rule_over_all_rows_is_refused_beside_a_source(nodes, put, made, watch
         edit(nodes, put(name), made[0], editor=watching)
 
 
+@pytest.mark.parametrize("name", ["Mahiro", "VideoLinearCFGGuidance", "RenormCFG"])
+def test_a_rule_over_all_rows_is_refused_with_several_edits(nodes, put, made, refused, name):
+    embedding = torch.cat([random_prompt(seed)[0][0] for seed in (2, 5)])
+    with refused(match=r"model has a rule of guidance.*Got .* with 2 pictures"):
+        edit(nodes, put(name), made[0], positive=[[embedding, {}]])
+
+
 def test_a_rule_with_a_memory_is_refused_where_branches_are_predicted_apart(
     nodes, put, made, refused
 ):

@@ -96,7 +96,7 @@ def check_rules(model: ModelPatcher, branches: Branches, apart: bool) -> None:
     """
     given = _rules(model.model_options)
     unfit = given & _OF_ONE_ROW.keys() if branches.rows > 1 else set()
-    unfit |= given & _OVER_ALL_ROWS.keys() if branches.with_source else set()
+    unfit |= given & _OVER_ALL_ROWS.keys() if branches.count > 1 else set()
     unfit |= given & _WITH_MEMORY.keys() if apart else set()
     if unfit:
         names = {**_OVER_ALL_ROWS, **_OF_ONE_ROW, **_WITH_MEMORY}
@@ -105,8 +105,8 @@ def check_rules(model: ModelPatcher, branches: Branches, apart: bool) -> None:
             "has a rule of guidance that cannot tell the pictures of a call apart",
             f"{', '.join(sorted(names[name] for name in unfit))} with {branches.rows} pictures",
             "a rule that takes each by itself",
-            "Remove that node, or edit one picture without an editor or method that carries the"
-            " source beside it.",
+            "Remove that node, or make one edit of one picture, without an editor or method that"
+            " carries the source beside it.",
         )
     if apart and CALC in model.model_options:
         raise InvalidInput.of(
