@@ -123,13 +123,15 @@ def test_several_lines_are_several_edits_of_one_source_branch(make, sample, enco
 
 
 def test_nmg_prompts_encodes_every_line_as_clip_text_encode_does(nodes, demo, encode):
-    short, long = TARGET, TARGET + ", very nice" * 40
-    ((rows, options),) = first(nodes["NMGPrompts"].execute(demo[1], f"{short}\n\n  {long}"))
-    assert torch.equal(rows[1:], encode(long)[0][0])
-    once = rows[:1, : rows.shape[1] // 2]
-    assert torch.equal(once, encode(short)[0][0])
-    assert torch.equal(rows[:1], once.repeat(1, 2, 1))
+    short, other, long = TARGET, SOURCE, TARGET + ", very nice" * 40
+    ((rows, options),) = first(nodes["NMGPrompts"].execute(demo[1], f"{short}\n\n  {other}"))
+    assert torch.equal(rows, torch.cat([encode(short)[0][0], encode(other)[0][0]]))
     assert len(options["pooled_output"]) == 2
+    parts = first(nodes["NMGPrompts"].execute(demo[1], f"{short}\n{long}"))
+    for (embedding, options), text in zip(parts, (short, long), strict=True):
+        ((expected, expected_options),) = encode(text)
+        assert torch.equal(embedding, expected)
+        assert torch.equal(options["pooled_output"], expected_options["pooled_output"])
 
 
 def test_lines_of_unequal_length_are_edited_as_alone(nodes, demo, make, sample, encode):

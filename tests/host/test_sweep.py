@@ -157,11 +157,26 @@ def test_the_numbers_of_a_connected_guidance_can_be_swept(nodes, model, trajecto
     assert torch.equal(latent["samples"], torch.cat(expected))
 
 
+def remembering(model):
+    """A patch as other packs make them: it counts the calls of a run, and each moves a little."""
+    wrappers = importlib.import_module("comfy.patcher_extension").WrappersMP
+    patched, calls = model.clone(), []
+
+    def begin(executor, *args, **kwargs):
+        calls.clear()
+        return executor(*args, **kwargs)
+
+    def move(executor, *args, **kwargs):
+        calls.append(1)
+        return executor(*args, **kwargs) + 0.01 * len(calls)
+
+    patched.add_wrapper(wrappers.OUTER_SAMPLE, begin)
+    patched.add_wrapper(wrappers.PREDICT_NOISE, move)
+    return patched
+
+
 def test_what_a_patch_remembers_of_one_cell_does_not_reach_the_next(nodes, model, trajectory, vae):
-    """The host's EasyCache skips calls by what it saw before in the same run."""
-    caching = importlib.import_module("comfy_extras.nodes_easycache").EasyCacheNode
-    cached = caching.execute(model, 100.0, 0.0, 1.0, False).result[0]
-    shared = given(cached, trajectory)
+    shared = given(remembering(model), trajectory)
     _, latent = sweep(nodes, vae, shared).result
     expected = of_each(nodes, shared)
     assert torch.equal(latent["samples"], expected)
