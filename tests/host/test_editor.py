@@ -10,6 +10,7 @@ from host_models import (
     first,
     make_patcher,
     parity_network,
+    random_controlnet,
     random_latent,
     random_prompt,
     random_tensor,
@@ -299,23 +300,6 @@ def test_a_patch_that_keeps_the_editor_out_is_named(nodes, model, trajectory, li
         edit(nodes, patched, trajectory, make_editor(Seeing()))
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"area": (4, 4, 0, 0), "strength": 1.0}, "another .area"),
-        ({"strength": 0.5}, "strength"),
-        ({"mask": torch.ones(1, 8, 8), "mask_strength": 1.0}, "mask"),
-    ],
-)
-def test_prompts_that_are_not_built_alike_are_refused(
-    nodes, model, trajectory, library, make_editor, options, named
-):
-    target = random_prompt(2)
-    target[0][1].update(options)
-    with pytest.raises(library.InvalidInput, match=named):
-        edit(nodes, model, trajectory, make_editor(), positive=target)
-
-
 def test_an_editor_leaves_no_trace_even_when_cancelled(nodes, model, trajectory, make_editor):
     management = importlib.import_module("comfy.model_management")
     before = edit(nodes, model, trajectory)[0]
@@ -418,3 +402,102 @@ def test_a_model_that_predicts_velocity_takes_an_editor_as_well(nodes, make_edit
     edits, source, _ = edit(nodes, model, made, make_editor(Seeing()))
     assert relative(edits, edit(nodes, model, made)[0]) < RUN
     assert relative(source, edit(nodes, model, made, positive=random_prompt(1))[0]) < RUN
+
+
+def with_options(options, prompt):
+    """A prompt with these options."""
+    changed = [[embedding, dict(given)] for embedding, given in prompt]
+    changed[0][1].update(options)
+    return changed
+
+
+LEFT = {"area": (8, 4, 0, 0), "strength": 1.0}
+SHARE = {"area": ("percentage", 1.0, 0.5, 0.0, 0.0), "strength": 1.0}
+BOUNDS = {
+    "mask": torch.eye(8)[None],
+    "mask_strength": 1.0,
+    "set_area_to_bounds": True,
+}
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    """Any run of the host is an error."""
+    guider = importlib.import_module("comfy.samplers").CFGGuider
+    monkeypatch.setattr(guider, "sample", lambda *_, **__: pytest.fail("it ran"))
+
+
+@pytest.mark.parametrize("options", [LEFT, SHARE, BOUNDS], ids=["area", "share", "bounds"])
+def test_an_area_on_the_negative_prompt_is_named_before_anything_runs(
+    nodes, model, trajectory, library, make_editor, nothing_runs, options
+):
+    """The host gives each other prompt a part for it, and the blame fell on positive."""
+    with pytest.raises(library.InvalidInput, match=r"NMG Sample: negative has an area") as raised:
+        edit(
+            nodes,
+            model,
+            trajectory,
+            make_editor(),
+            negative=with_options(options, random_prompt(3)),
+        )
+    assert "on negative alone" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (LEFT, "area"),
+        ({"strength": 0.5}, "strength"),
+        ({"mask": torch.ones(1, 8, 8), "mask_strength": 1.0}, "mask"),
+        ({"start_percent": 0.5}, "start_percent"),
+        ({"control": object()}, "ControlNet"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else None,
+)
+def test_a_target_prompt_that_is_not_built_alike_is_named_before_anything_runs(
+    nodes, model, trajectory, library, make_editor, nothing_runs, options, named
+):
+    with pytest.raises(library.InvalidInput, match=f"positive is not built like .*{named}"):
+        edit(
+            nodes,
+            model,
+            trajectory,
+            make_editor(),
+            positive=with_options(options, random_prompt(2)),
+        )
+
+
+def test_a_target_prompt_in_parts_is_named_before_anything_runs(
+    nodes, model, trajectory, library, make_editor, nothing_runs
+):
+    with pytest.raises(library.InvalidInput, match="positive is not built like .*2 parts"):
+        edit(nodes, model, trajectory, make_editor(), positive=random_prompt(2) + random_prompt(4))
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["the same", "none on negative"])
+def test_one_area_on_source_and_target_goes_with_an_editor(nodes, model, make_editor, same):
+    made = first(
+        nodes["NMGInvert"].execute(
+            model,
+            with_options(LEFT, random_prompt(1)),
+            random_latent(SHAPE),
+            steps=STEPS,
+            schedule="normal",
+        )
+    )
+    prompts = {
+        "positive": with_options(LEFT, random_prompt(2)),
+        "negative": with_options(LEFT if same else {}, random_prompt(3)),
+    }
+    edits, _, _ = edit(nodes, model, made, make_editor(Seeing()), **prompts)
+    alone, _, _ = edit(nodes, model, made, **prompts)
+    assert relative(edits, alone) < RUN
+
+
+def test_a_controlnet_that_the_host_would_lend_to_the_source_is_refused_with_an_editor(
+    nodes, model, trajectory, library, make_editor, nothing_runs
+):
+    """As Apply ControlNet (OLD) does: on positive alone. The picture was inverted without it."""
+    lent = with_options({"control_apply_to_uncond": True}, random_controlnet()(random_prompt(2)))
+    with pytest.raises(library.InvalidInput, match="positive is not built like .*ControlNet"):
+        edit(nodes, model, trajectory, make_editor(Seeing()), positive=lent)

@@ -104,13 +104,14 @@ def check_alike(pairs: Sequence[Pair]) -> None:
     """Raises InvalidInput unless source and targets can be rows of one prediction."""
     for pair in pairs:
         if len(pair.text) != 1:
-            raise _unlike(f"{len(pair.text)} parts")
+            raise unlike(f"{len(pair.text)} parts")
         found = difference(pairs[0], pair)
         if found is not None:
-            raise _unlike(found)
+            raise unlike(found)
 
 
-def _unlike(got: str) -> InvalidInput:
+def unlike(got: str) -> InvalidInput:
+    """The error of a source and a target prompt that cannot be one prediction."""
     return InvalidInput.of(
         "positive",
         "is not built like the source prompt of the trajectory, but an editor runs both at once",
@@ -127,7 +128,8 @@ def _of_lists(one: list[Condition], other: list[Condition]) -> str | None:
     return next(filter(None, found), None)
 
 
-def _of_parts(one: Condition, other: Condition) -> str | None:
+def placed_differently(one: Condition, other: Condition) -> str | None:
+    """Why two parts cannot be rows of one by where and when they apply; None where they can."""
     for key in _SHARED:
         if not comfy.conds.is_equal(one.get(key), other.get(key)):
             return f"another '{key}'"
@@ -135,6 +137,13 @@ def _of_parts(one: Condition, other: Condition) -> str | None:
         return "other hooks"
     if not _same_control(one.get("control"), other.get("control")):
         return "another ControlNet, or one of them without"
+    return None
+
+
+def _of_parts(one: Condition, other: Condition) -> str | None:
+    found = placed_differently(one, other)
+    if found is not None:
+        return found
     theirs, ours = one["model_conds"], other["model_conds"]
     if theirs.keys() != ours.keys():
         return f"'{', '.join(sorted(theirs.keys() ^ ours.keys()))}' on one of them"

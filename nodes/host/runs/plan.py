@@ -18,6 +18,7 @@ from ....nmg_sampler.loops import branches_of_run
 from ..models.latent_masks import check_mask_count, fit_mask
 from ..models.model import check_trajectory, picture_of
 from ..models.words import words_of
+from ..network.alike import check_built_alike
 from ..network.conditions import Conditioning
 from ..network.door import check_editable
 from ..network.patches import check_rules
@@ -102,7 +103,7 @@ def plan_sampling(
     check_mask_count(mask, pictures)
     fitted = fit_mask(mask, picture.shape)
     targets = targets_of(positive, pictures)
-    one_target(negative, pictures, "negative")
+    against = one_target(negative, pictures, "negative")
     branches = branches_of_run(pictures, len(targets), guidance, editor)
     conditions = {Prompt.POSITIVE.value: positive, Prompt.NEGATIVE.value: negative}
     columns: tuple[int, ...] = ()
@@ -112,10 +113,12 @@ def plan_sampling(
         conditions[Prompt.SOURCE.value] = trajectory.source
     if editor is not None:
         check_editable(model, editor)
-        prompts = _prompts([one_target(trajectory.source, pictures, "source"), *targets])
+        source = one_target(trajectory.source, pictures, "trajectory's source prompt")
+        prompts = _prompts([source, *targets])
         columns = prompts.columns
         editor = editor.bound(prompts)
         editor.check(prompts)
+        check_built_alike([source, *targets], against, picture.shape[2:])
     check_rules(model, branches, apart=editor is not None and editor.predicts_apart)
     return SamplingPlan(
         trajectory, guidance, text_scale, editor, fitted, picture, conditions, branches, columns
