@@ -22,6 +22,7 @@ from .schedule import evenly_spaced_schedule as evenly_spaced_schedule
 from .schedule import official_masactrl_schedule as official_masactrl_schedule
 from .schedule import official_schedule as official_schedule
 from .schedule import schedule_from_sigmas as schedule_from_sigmas
+from .schedule import usual_steps as usual_steps
 from .trajectory import SAME_PICTURE as SAME_PICTURE
 from .trajectory import Kind as Kind
 from .trajectory import ModelIdentity as ModelIdentity

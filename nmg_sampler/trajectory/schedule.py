@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from ..errors import InvalidInput
 from .levels import Family, NoiseLevel, level_from_alpha_bar, level_from_sigma
 
+_USUAL_STEPS = 50
+
 
 @dataclass(frozen=True)
 class Step:
@@ -218,13 +220,23 @@ def schedule_from_sigmas(
 
 def _stride(timesteps: int, steps: int, minimum: int) -> int:
     if not minimum <= steps < timesteps:
-        raise _wrong_steps(steps, f"{minimum} to {timesteps - 1}")
+        raise InvalidInput.of(
+            "steps",
+            "cannot be spread over the model's timesteps",
+            steps,
+            f"{minimum} to {timesteps - 1}",
+            usual_steps(timesteps),
+        )
     return timesteps // steps
 
 
-def _wrong_steps(steps: int, expected: str) -> InvalidInput:
-    return InvalidInput.of(
-        "steps", "cannot be spread over the model's timesteps", steps, expected, "50 is usual."
+def usual_steps(timesteps: int) -> str:
+    """What to do about a wrong number of steps, for a model of so many training timesteps."""
+    if timesteps > _USUAL_STEPS:
+        return f"{_USUAL_STEPS} is usual."
+    return (
+        f"This model has {timesteps} timesteps, as those distilled for few steps do: take 4 to 8"
+        " steps with it, and a text_scale of 1 to 2."
     )
 
 

@@ -152,6 +152,33 @@ def test_more_steps_than_the_model_has(refused, model, schedule):
     refused("NMGInvert", inversion(model, steps=1001, schedule=schedule), "steps", "1001")
 
 
+@pytest.fixture
+def distilled(model, host):
+    """The model as the host's ModelSamplingDiscrete makes it for LCM: 50 timesteps."""
+    return (
+        host("comfy_extras.nodes_model_advanced")
+        .ModelSamplingDiscrete()
+        .patch(model, "lcm", False)[0]
+    )
+
+
+@pytest.mark.parametrize("schedule", ["official", "official-masactrl"])
+@pytest.mark.parametrize("steps", [0, 50])
+def test_steps_for_a_distilled_model_are_told_with_what_to_do(refused, distilled, schedule, steps):
+    wrong = inversion(distilled, steps=steps, schedule=schedule)
+    message = refused("NMGInvert", wrong, "steps", "This model has 50 timesteps", "4 to 8 steps")
+    assert "50 is usual" not in message
+
+
+@pytest.mark.parametrize("schedule", ["official", "official-masactrl"])
+def test_a_distilled_model_takes_the_steps_it_is_told_to_take(nodes, distilled, schedule):
+    for steps in (4, 8):
+        made = first(
+            nodes["NMGInvert"].execute(**inversion(distilled, steps=steps, schedule=schedule))
+        )
+        assert len(made.states) == steps + 1
+
+
 def test_every_schedule_at_every_number_of_steps_works_or_is_refused(library, model_tools, model):
     for name in model_tools.SCHEDULES:
         for steps in (1, 2, 3, 4, 5, 10, 50, 999, 1000):

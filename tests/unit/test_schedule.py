@@ -133,6 +133,15 @@ def test_steps_out_of_range_are_refused_with_their_number(make, steps):
         make(ALPHAS_BAR, steps)
 
 
+@pytest.mark.parametrize("make", [official_schedule, official_masactrl_schedule])
+def test_a_model_of_50_timesteps_is_not_told_that_50_steps_are_usual(make):
+    with pytest.raises(InvalidInput, match="Got 50; .*This model has 50 timesteps.*4 to 8") as told:
+        make(ALPHAS_BAR[19::20], 50)
+    assert "50 is usual" not in str(told.value)
+    with pytest.raises(InvalidInput, match="50 is usual"):
+        make(ALPHAS_BAR, 1001)
+
+
 def test_one_official_step_is_refused():
     with pytest.raises(InvalidInput, match=r"^steps .*Got 1; expected 2 to"):
         official_schedule(ALPHAS_BAR, 1)

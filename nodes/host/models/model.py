@@ -18,7 +18,12 @@ from ....nmg_sampler import (
     official_schedule,
     schedule_from_sigmas,
 )
-from ....nmg_sampler.trajectory import NoiseLevel, level_from_flow_sigma, state_to_k
+from ....nmg_sampler.trajectory import (
+    NoiseLevel,
+    level_from_flow_sigma,
+    state_to_k,
+    usual_steps,
+)
 from .fingerprint import fingerprint
 
 _OFFICIAL, _EVEN = "official", "official-masactrl"
@@ -47,10 +52,11 @@ def make_schedule(model: ModelPatcher, name: str, steps: int) -> Schedule:
         InvalidInput: steps < 1, or more than the model has timesteps, or the model has no such
             schedule or is of no supported family.
     """
-    if steps < 1:
-        raise InvalidInput.of("steps", "are too few", steps, "1 or more", "50 is usual.")
     family, _ = _family(model)
     sampling = model.get_model_object("model_sampling")
+    if steps < 1:
+        usual = usual_steps(len(sampling.sigmas))
+        raise InvalidInput.of("steps", "are too few", steps, "1 or more", usual)
     if name not in OFFICIAL_SCHEDULES:
         sigmas = comfy.samplers.calculate_sigmas(sampling, name, steps)
         return schedule_from_sigmas(name, sigmas.tolist(), family)
