@@ -438,7 +438,7 @@ def test_an_area_on_the_negative_prompt_is_named_before_anything_runs(
             model,
             trajectory,
             make_editor(),
-            negative=with_options(options, negative),
+            negative=with_options(options, random_prompt(3)),
         )
     assert "on negative alone" in str(raised.value)
 
@@ -463,7 +463,7 @@ def test_a_target_prompt_that_is_not_built_alike_is_named_before_anything_runs(
             model,
             trajectory,
             make_editor(),
-            positive=with_options(options, target),
+            positive=with_options(options, random_prompt(2)),
         )
 
 

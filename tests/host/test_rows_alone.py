@@ -339,7 +339,7 @@ def test_more_or_fewer_prompts_than_pictures_are_refused_by_the_input(
     small, model = ALL["SD 1.x"], loaded("SD 1.x")
     latent = small.latent(batch=3)
     several, one = join([small.prompt(seed) for seed in range(count)]), small.prompt(1)
-    with pytest.raises(library.InvalidInput, match=f"source has.*{count} prompts for 3 pictures"):
+    with pytest.raises(library.InvalidInput, match=f"positive has.*{count} prompts for 3 pictures"):
         nodes["NMGInvert"].execute(model, several, latent, steps=STEPS, schedule="simple")
     trajectory = first(
         nodes["NMGInvert"].execute(model, one, latent, steps=STEPS, schedule="simple")

@@ -51,7 +51,33 @@ def check_mask_count(mask: torch.Tensor | None, pictures: int) -> None:
         )
 
 
+def check_noise_mask_count(mask: torch.Tensor | None, shape: torch.Size) -> None:
+    """Raises InvalidInput unless a noise mask is one for all latents of `shape`, or one for each.
+
+    Of a video its masks are frames: as many as it has batches of them.
+    """
+    if mask is None:
+        return
+    if len(shape) > 4:
+        count = len(mask) if mask.ndim > 4 else 1
+    else:
+        count = len(mask.reshape(-1, *mask.shape[-2:]))
+    if count not in (1, shape[0]):
+        raise InvalidInput.of(
+            "latent_image",
+            "has noise masks that do not fit its pictures",
+            f"{count} noise masks for {shape[0]} pictures",
+            "1" if shape[0] == 1 else f"1 or {shape[0]}",
+            "Give Set Latent Noise Mask one mask for all, or one for each.",
+        )
+
+
 def latent_mask(mask: torch.Tensor | None, shape: torch.Size) -> torch.Tensor | None:
-    """A LATENT's noise mask as a trajectory keeps it, on the CPU."""
+    """A LATENT's noise mask as a trajectory keeps it, on the CPU.
+
+    Raises:
+        InvalidInput: it is not finite, or not of as many pictures.
+    """
+    check_noise_mask_count(mask, shape)
     fitted = fit_mask(mask, shape)
     return None if fitted is None else fitted.cpu()

@@ -53,8 +53,14 @@ def difference(one: Pair, other: Pair) -> str | None:
     return found
 
 
-def group_alike(pairs: Sequence[Pair], pictures: int) -> list[Group]:
-    """Prompts of branches one after the other in as few groups as can be, their order kept."""
+def group_alike(
+    pairs: Sequence[Pair], pictures: int, several_negatives: bool = False
+) -> list[Group]:
+    """Prompts of branches one after the other in as few groups as can be, their order kept.
+
+    Args:
+        several_negatives: whether each has an unconditional prompt of its own.
+    """
     groups: list[list[Pair]] = []
     for pair in pairs:
         if groups and difference(groups[-1][0], pair) is None:
@@ -65,19 +71,24 @@ def group_alike(pairs: Sequence[Pair], pictures: int) -> list[Group]:
     start = 0
     for group in groups:
         end = start + len(group) * pictures
-        made.append(Group(slice(start, end), _stack(group, pictures)))
+        made.append(Group(slice(start, end), _stack(group, pictures, several_negatives)))
         start = end
     return made
 
 
-def _stack(pairs: Sequence[Pair], pictures: int) -> Pair:
+def _stack(pairs: Sequence[Pair], pictures: int, several_negatives: bool) -> Pair:
     """Prompts between which there is no `difference` as one, `pictures` rows for each."""
     if len(pairs) == 1:
         return pairs[0]
     whole = [slice(None)] * len(pairs)
-    texts = zip(*(pair.text for pair in pairs), strict=True)
-    text = [_stacked(parts, whole, pictures) for parts in texts]
-    return Pair(text, pairs[0].negative)
+
+    def as_one(prompts: Sequence[list[Condition]]) -> list[Condition]:
+        return [_stacked(parts, whole, pictures) for parts in zip(*prompts, strict=True)]
+
+    negative = pairs[0].negative
+    if several_negatives:
+        negative = as_one([pair.negative or [] for pair in pairs])
+    return Pair(as_one([pair.text for pair in pairs]), negative)
 
 
 def one_each(prompts: Sequence[list[Condition]], name: str) -> list[Condition]:

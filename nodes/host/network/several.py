@@ -12,7 +12,7 @@ from typing import Any
 import comfy.conds
 import torch
 
-from ....nmg_sampler import InvalidInput
+from ....nmg_sampler import Branches, InvalidInput
 from .conditions import Conditioning
 
 # (place, how many): on every part of one of several prompts.
@@ -55,17 +55,17 @@ def targets_of(prompt: Conditioning, pictures: int, name: str = "positive") -> l
     Raises:
         InvalidInput: they are none of these.
     """
-    apart = _apart(prompt, name)
-    count = len(apart) if apart else max(len(embedding) for embedding, *_ in prompt)
+    apart, count = _apart(prompt, name), _count(prompt)
+    count = len(apart) or count
     if count not in (1, pictures) and count % pictures:
-        raise _unfit(name, f"{count} prompts", pictures)
+        raise _unfit(name, count, pictures, f"1, {pictures}, or a multiple of {pictures} prompts")
     targets = 1 if count in (1, pictures) else count // pictures
     if apart:
-        each = len(apart) // targets
+        each = count // targets
         return [tuple(apart[t * each : (t + 1) * each]) for t in range(targets)]
-    rows = {len(embedding) for embedding, *_ in prompt} - {1, count}
-    if rows:
-        raise _unfit(name, f"parts of {count} and of {rows.pop()} prompts", pictures)
+    odd = {len(embedding) for embedding, *_ in prompt} - {1, count}
+    if odd:
+        raise _unfit(name, odd.pop(), pictures, f"1 or {count} in every part")
     if targets == 1:
         return [(prompt,)]
     return [(_rows(prompt, slice(t * pictures, (t + 1) * pictures)),) for t in range(targets)]
@@ -75,13 +75,31 @@ def one_target(prompt: Conditioning, pictures: int, name: str) -> Target:
     """The prompt of an input that has no edits: one for all pictures, or one for each.
 
     Raises:
-        InvalidInput: there are more.
+        InvalidInput: there are more, or fewer.
     """
-    targets = targets_of(prompt, pictures, name)
-    if len(targets) > 1:
-        count = sum(map(len, targets)) if len(targets[0]) > 1 else len(targets) * pictures
-        raise _unfit(name, f"{count} prompts", pictures, several=False)
-    return targets[0]
+    return _beside(prompt, pictures, 1, name)[0]
+
+
+def negatives_of(prompt: Conditioning, branches: Branches) -> list[Target]:
+    """The unconditional prompt of all branches, or without a source branch one of each edit.
+
+    Raises:
+        InvalidInput: there are more, or fewer.
+    """
+    edits = 1 if branches.with_source else branches.targets
+    return _beside(prompt, branches.pictures, edits, "negative")
+
+
+def _beside(prompt: Conditioning, pictures: int, edits: int, name: str) -> list[Target]:
+    count = len(_apart(prompt, name)) or _count(prompt)
+    allowed = sorted({1, pictures, pictures * edits})
+    if count not in allowed:
+        raise _unfit(name, count, pictures, " or ".join(map(str, allowed)))
+    return targets_of(prompt, pictures, name)
+
+
+def _count(prompt: Conditioning) -> int:
+    return max(len(embedding) for embedding, *_ in prompt)
 
 
 def columns_of(target: Target) -> int:
@@ -89,19 +107,13 @@ def columns_of(target: Target) -> int:
     return math.lcm(*(prompt[0][0].shape[1] for prompt in target))
 
 
-def _unfit(name: str, got: str, pictures: int, several: bool = True) -> InvalidInput:
-    counts = ["1"] + [str(pictures)] * (pictures > 1)
-    expected = f"{' or '.join(counts)} prompt{'s' * (pictures > 1)}"
-    if several:
-        expected = f"1, {pictures}, or a multiple of {pictures} prompts"
+def _unfit(name: str, count: int, pictures: int, expected: str) -> InvalidInput:
     return InvalidInput.of(
         name,
         "has prompts that do not fit the pictures",
-        f"{got} for {pictures} picture{'s' * (pictures > 1)}",
+        f"{count} prompt{'s' * (count > 1)} for {pictures} picture{'s' * (pictures > 1)}",
         expected,
-        "Encode one prompt, one per picture, or edit one picture at a time."
-        if several
-        else "Encode one prompt, or one per picture.",
+        "Encode one prompt for all, or one for each.",
     )
 
 

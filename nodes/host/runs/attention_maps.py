@@ -12,7 +12,7 @@ from ....nmg_sampler.looks import Columns, word_entries, word_maps
 from ..models.model import check_trajectory
 from ..network.door import door_to
 from ..network.several import columns_of
-from .checks import check_conditioning
+from .checks import check_conditioning, check_prompt_count
 from .looking import look_at
 from .predictor import HostPredictor
 
@@ -47,6 +47,7 @@ def run_attention_maps(
     check_conditioning(source, "trajectory's source prompt")
     _check_prompt(source, columns)
     check_trajectory(model, trajectory)
+    check_prompt_count(source, "trajectory's source prompt", trajectory.shape[0])
     entries = word_entries(trajectory.schedule, levels)
 
     def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:

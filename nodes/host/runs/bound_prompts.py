@@ -17,6 +17,7 @@ class BoundPrompts:
         source: the prompt of the source branch, where it has one of its own.
         targets: those of the target branches.
         negative: the unconditional prompt by itself.
+        several_negatives: whether each target has one of its own.
 
     Attributes:
         all as the arguments.
@@ -28,11 +29,13 @@ class BoundPrompts:
         source: Pair | None,
         targets: Sequence[Pair],
         negative: list[Condition] | None,
+        several_negatives: bool = False,
     ) -> None:
         self.branches = branches
         self.source = source
         self.targets = tuple(targets)
         self.negative = negative
+        self.several_negatives = several_negatives
         self._groups: dict[Rows, list[Group]] = {}
 
     def conditions(self) -> Iterator[Condition]:
@@ -49,7 +52,9 @@ class BoundPrompts:
     def groups(self, rows: Rows) -> list[Group]:
         """The prompts of the branches that `rows` names, those together that one call can take."""
         if rows not in self._groups:
-            self._groups[rows] = group_alike(self._pairs(rows), self.branches.pictures)
+            self._groups[rows] = group_alike(
+                self._pairs(rows), self.branches.pictures, self.several_negatives
+            )
         return self._groups[rows]
 
     def asked(self, prompt: Prompt, rows: Rows, seeing_both: bool) -> list[Group]:
@@ -66,7 +71,11 @@ class BoundPrompts:
         groups = self.groups(rows) or [Group(slice(None), Pair([], self.negative))]
         first = Pair([], groups[0].pair.negative)
         others = (Pair([], group.pair.negative) for group in groups[1:])
-        if seeing_both or any(difference(first, other) for other in others):
+        if (
+            seeing_both
+            or self.several_negatives
+            or any(difference(first, other) for other in others)
+        ):
             return groups
         return [Group(slice(None), Pair([], self.negative))]
 
@@ -75,7 +84,8 @@ class BoundPrompts:
         """The host's ids of the parts of the negative prompt that no text shares."""
         texts = (pair.text for pair in filter(None, (self.source, *self.targets)))
         shared = {part["uuid"] for text in texts for part in text}
-        return {part["uuid"] for part in self.negative or ()} - shared
+        negatives = (self.negative, *(pair.negative for pair in self.targets))
+        return {part["uuid"] for parts in negatives for part in parts or ()} - shared
 
     def _pairs(self, rows: Rows) -> list[Pair]:
         """One for each branch that `rows` names, in the order of the branches."""

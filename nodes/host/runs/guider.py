@@ -11,7 +11,7 @@ from ....nmg_sampler import Branches, Prompt
 from ..network.caches import without_caches
 from ..network.conditions import Condition, Conditioning
 from ..network.rows import Pair, one_each
-from ..network.several import Target, one_target, targets_of
+from ..network.several import Target, negatives_of, one_target, targets_of
 from .bound_prompts import BoundPrompts
 
 Names = tuple[str, ...]  # of the prompts of one branch among the guider's: one, or one per picture
@@ -42,7 +42,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         self._names: dict[str, list[Names]] = {}
         wires: dict[str, Conditioning] = {}
         for name, prompt in conditions.items():
-            targets = _targets(name, prompt, branches.pictures)
+            targets = _targets(name, prompt, branches)
             self._names[name] = [
                 tuple(_called(name, *place) for place in _places(number, target))
                 for number, target in enumerate(targets)
@@ -81,12 +81,20 @@ class BranchGuider(comfy.samplers.CFGGuider):
             self._names.get(prompt.value, [])
             for prompt in (Prompt.SOURCE, Prompt.POSITIVE, Prompt.NEGATIVE)
         )
-        beside = negative[0] if negative else ()
-        sources = [processing.pair(names, beside) for names in source]
-        targets = [processing.pair(names, beside) for names in positive]
+        beside = negative or [()]
+        sources = [processing.pair(names, beside[0]) for names in source]
+        targets = [
+            processing.pair(names, beside[place % len(beside)])
+            for place, names in enumerate(positive)
+        ]
         pairs = [*targets, *sources]
-        unconditional = pairs[0].negative if pairs else processing.pair(beside, ()).text
-        bound = BoundPrompts(self.branches, sources[0] if sources else None, targets, unconditional)
+        bound = BoundPrompts(
+            self.branches,
+            sources[0] if sources else None,
+            targets,
+            pairs[0].negative if pairs else processing.pair(beside[0], ()).text,
+            several_negatives=len(beside) > 1,
+        )
         # What the host tidies up at the end, and others look at meanwhile.
         self.conds = {Prompt.POSITIVE.value: [*bound.conditions()]}
         return bound
@@ -138,10 +146,12 @@ class _Processing:
         return Pair(made["positive"], made.get("negative"))
 
 
-def _targets(name: str, prompt: Conditioning, pictures: int) -> list[Target]:
+def _targets(name: str, prompt: Conditioning, branches: Branches) -> list[Target]:
     if name == Prompt.POSITIVE.value:
-        return targets_of(prompt, pictures)
-    return [one_target(prompt, pictures, name)]
+        return targets_of(prompt, branches.pictures)
+    if name == Prompt.NEGATIVE.value:
+        return negatives_of(prompt, branches)
+    return [one_target(prompt, branches.pictures, name)]
 
 
 def _places(number: int, target: Target) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from ....nmg_sampler.contract import OnStep
 from ..models.latent_masks import latent_mask
 from ..models.model import check_channels, half_done, identify
 from ..network.conditions import Conditioning
-from .checks import check_conditioning
+from .checks import check_conditioning, check_prompt_count
 from .predictor import HostPredictor
 from .procedure import Done, Job, run_procedure
 
@@ -38,6 +38,7 @@ def run_inversion(
     identity = identify(model)
     samples = latent["samples"]
     check_channels(model, samples)
+    check_prompt_count(source, "positive", len(samples))
     noise_mask = latent_mask(latent.get("noise_mask"), samples.shape)
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:

@@ -15,7 +15,7 @@ from ....nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise
 from ..models.model import check_trajectory, picture_of
 from ..network.conditions import Conditioning
 from ..network.patches import is_plain
-from .checks import check_conditioning
+from .checks import check_conditioning, check_prompt_count
 from .predictor import Cost, HostPredictor
 from .procedure import Done, Job, run_procedure
 
@@ -43,6 +43,8 @@ def run_null_text(
     check_conditioning(negative, "negative")
     check_conditioning(trajectory.source, "trajectory's source prompt")
     check_trajectory(model, trajectory)
+    check_prompt_count(negative, "negative", trajectory.shape[0])
+    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape[0])
     known = _fingerprint(negative)
     name = None if known is None else settings.extra_name(known)
     if name in trajectory.extras:

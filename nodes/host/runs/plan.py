@@ -22,8 +22,8 @@ from ..network.alike import check_built_alike
 from ..network.conditions import Conditioning
 from ..network.door import check_editable
 from ..network.patches import check_rules
-from ..network.several import Target, columns_of, one_target, targets_of
-from .checks import check_conditioning
+from ..network.several import Target, columns_of, negatives_of, one_target, targets_of
+from .checks import check_conditioning, check_prompt_count
 from .predictor import HostPredictor
 from .procedure import Done, Job
 
@@ -103,13 +103,14 @@ def plan_sampling(
     check_mask_count(mask, pictures)
     fitted = fit_mask(mask, picture.shape)
     targets = targets_of(positive, pictures)
-    against = one_target(negative, pictures, "negative")
     branches = branches_of_run(pictures, len(targets), guidance, editor)
+    against = negatives_of(negative, branches)
     conditions = {Prompt.POSITIVE.value: positive, Prompt.NEGATIVE.value: negative}
     columns: tuple[int, ...] = ()
     guidance.check(trajectory, branches)
     if branches.with_source or guidance.needs_source_prompt:
         check_conditioning(trajectory.source, "trajectory's source prompt")
+        check_prompt_count(trajectory.source, "trajectory's source prompt", pictures)
         conditions[Prompt.SOURCE.value] = trajectory.source
     if editor is not None:
         check_editable(model, editor)
@@ -118,7 +119,7 @@ def plan_sampling(
         columns = prompts.columns
         editor = editor.bound(prompts)
         editor.check(prompts)
-        check_built_alike([source, *targets], against, picture.shape[2:])
+        check_built_alike([source, *targets], against[0], picture.shape[2:])
     check_rules(model, branches, apart=editor is not None and editor.predicts_apart)
     return SamplingPlan(
         trajectory, guidance, text_scale, editor, fitted, picture, conditions, branches, columns

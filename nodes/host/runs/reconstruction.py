@@ -11,7 +11,7 @@ from ....nmg_sampler.looks import follow
 from ....nmg_sampler.trajectory import Kind
 from ..models.model import check_trajectory, picture_of
 from ..network.conditions import Conditioning
-from .checks import check_conditioning
+from .checks import check_conditioning, check_prompt_count
 from .predictor import HostPredictor
 from .procedure import Done, Job, Turn, run_procedure, total_cost
 
@@ -48,6 +48,8 @@ def check_reconstruction(
     check_conditioning(negative, "negative")
     check_conditioning(trajectory.source, "trajectory's source prompt")
     check_trajectory(model, trajectory)
+    check_prompt_count(negative, "negative", trajectory.shape[0])
+    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape[0])
     for guidance, text_scale in ways:
         check_text_scale(text_scale)
         guidance.check(trajectory, Branches(trajectory.shape[0]))
