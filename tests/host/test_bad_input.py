@@ -208,6 +208,39 @@ def test_sigmas_that_are_no_schedule(refused, model, sigmas, word):
     refused("NMGInvert", inversion(model, sigmas=torch.tensor(sigmas)), "sigmas", word)
 
 
+def split(host, sigmas):
+    """The high and the low half of SIGMAS, by the host's own node."""
+    return host("comfy_extras.nodes_custom_sampler").SplitSigmas.execute(sigmas, 2).result
+
+
+@pytest.mark.parametrize("family", ["discrete", "flow"])
+@pytest.mark.parametrize("scheduler", ["normal", "karras", "simple", "beta"])
+def test_the_high_half_of_sigmas_and_no_other_is_refused(
+    refused, library, model_tools, model, host, scheduler, family
+):
+    if family == "flow":
+        model = flow(model, host)
+    sampling = model.get_model_object("model_sampling")
+    all_of_them = host("comfy.samplers").calculate_sigmas(sampling, scheduler, 8)
+    high, low = split(host, all_of_them)
+    wrong = r"^sigmas end far above the picture.*Got a last sigma of .*low_sigmas of SplitSigmas"
+    with pytest.raises(library.InvalidInput, match=wrong):
+        model_tools.make_custom_schedule(model, high)
+    for good in (all_of_them, low, torch.cat([low[:-1], sampling.sigma_min.reshape(1)])):
+        if good[-2] > good[-1]:
+            assert len(model_tools.make_custom_schedule(model, good).levels) == len(good)
+
+
+def test_sigmas_that_end_above_the_picture_are_refused_by_the_node(refused, model):
+    refused("NMGInvert", inversion(model, sigmas=torch.tensor([14.0, 7.0, 3.0])), "sigmas", "Got a")
+
+
+def flow(model, host):
+    """The model with the noise levels of a flow."""
+    patch = host("comfy_extras.nodes_model_advanced").ModelSamplingSD3().patch
+    return patch(model, 3.0)[0]
+
+
 # The model.
 
 
