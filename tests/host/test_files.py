@@ -147,6 +147,66 @@ def test_names_of_any_script_and_with_spaces_work(nodes, model, output):
     load(nodes, f"output/mein Bild/{path.name}")
 
 
+@pytest.fixture
+def savers(nodes, model):
+    """What writes a file, and what reads it back: (save(prefix), load(name)) by node."""
+    trajectory = invert(nodes, model)
+    embedding = random_prompt(1)[0][0]
+    library = importlib.import_module("nmg_pack.nmg_sampler")
+    direction = library.EditDirection(embedding, None, "a cat", "a dog")
+
+    def writes(node, value):
+        return lambda prefix: Path(first(nodes[node].execute(value, filename_prefix=prefix)))
+
+    return {
+        "trajectory": (writes("NMGSaveTrajectory", trajectory), nodes["NMGLoadTrajectory"]),
+        "direction": (writes("NMGSaveDirection", direction), nodes["NMGLoadDirection"]),
+    }
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "direction"])
+@pytest.mark.parametrize(
+    "prefix", ["a\\b", "a\\b/c", "year %year%\\x", "x" * 180, "ü" * 90, "絵　一"]
+)
+def test_what_is_saved_is_listed_and_loaded(output, savers, kind, prefix):
+    save, loader = savers[kind]
+    path = save(prefix)
+    name = f"output/{path.relative_to(output).as_posix()}"
+    assert "\\" not in name
+    (file,) = loader.define_schema().inputs
+    assert file.options == [name]
+    assert loader.validate_inputs(name) is True
+    assert loader.execute(name).result
+
+
+@pytest.mark.parametrize("kind", ["trajectory", "direction"])
+@pytest.mark.parametrize(
+    ("prefix", "named"),
+    [
+        ("x" * 300, "300 bytes"),
+        ("x" * 300 + "/name", "300 bytes"),
+        ("ü" * 120, "240 bytes"),
+        ("a\0b", r"'a\x00b'"),
+        ("a\nb", r"'a\nb'"),
+        ("a\ud800b", r"'a\ud800b'"),
+        ("taken/name", "Not a directory"),
+        ("..\\away", "leads out"),
+    ],
+    ids=lambda given: ascii(given)[:12],
+)
+def test_a_name_that_no_file_can_have_is_refused_and_nothing_is_left(
+    output, library, savers, kind, prefix, named
+):
+    (output / "taken").write_bytes(b"")
+    before = sorted(output.rglob("*"))
+    with pytest.raises(library.InvalidInput) as told:
+        savers[kind][0](prefix)
+    message = str(told.value)
+    assert message.startswith(f"Save NMG {kind.title()}: filename_prefix "), message
+    assert named in message
+    assert sorted(output.rglob("*")) == before
+
+
 def test_the_node_shows_where_it_wrote(nodes, model, output):
     result = nodes["NMGSaveTrajectory"].execute(invert(nodes, model), "kept")
     assert result.ui == {"text": [result[0]]}
