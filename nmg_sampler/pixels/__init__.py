@@ -11,3 +11,5 @@ from .masks import grow_mask as grow_mask
 from .padding import FILLS as FILLS
 from .padding import Padding as Padding
 from .padding import padding_to_grid as padding_to_grid
+from .pictures import check_picture as check_picture
+from .pictures import in_colour as in_colour

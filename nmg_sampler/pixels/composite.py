@@ -10,6 +10,7 @@ import torch
 from ..contract.branches import Branches
 from ..errors import InvalidInput
 from .masks import feather_mask, fit_mask, grow_mask
+from .pictures import check_picture, in_colour
 
 
 class Combine(str, Enum):
@@ -64,10 +65,7 @@ def branches_of(original: torch.Tensor, edited: torch.Tensor) -> Branches:
         InvalidInput: the two are no pictures, are not of one size, or do not fit in number.
     """
     for name, image in (("original", original), ("edited", edited)):
-        if image.ndim != 4 or image.shape[-1] not in (3, 4):
-            shape = tuple(image.shape)
-            expected = "(pictures, height, width, 3 or 4)"
-            raise InvalidInput.of(name, "is no picture", shape, expected, "Connect an IMAGE.")
+        check_picture(name, image)
     if original.shape[1:3] != edited.shape[1:3]:
         raise InvalidInput.of(
             "edited",
@@ -93,20 +91,21 @@ def composite(original: torch.Tensor, edited: torch.Tensor, mask: torch.Tensor) 
     """The edit where the mask is 1, the original bit for bit where it is 0, their mixture between.
 
     Args:
-        original: (B, H, W, 3 or 4); an alpha channel is kept as it is, everywhere.
-        edited: (targets * B, H, W, 3 or 4), target after target; an alpha channel is not used.
+        original: (B, H, W, 1 to 4); an alpha channel is kept as it is, everywhere.
+        edited: (targets * B, H, W, 1 to 4), target after target; an alpha channel is not used.
         mask: (1 or targets * B, H, W) 0..1.
 
     Returns:
-        (targets * B, H, W, channels of the original), its dtype and device; a new tensor.
+        (targets * B, H, W, channels of the original), its dtype and device; a new tensor. Of a grey
+        original its grey is red, green and blue: the edit keeps its colours.
 
     Raises:
         InvalidInput: as `branches_of`.
     """
-    before = branches_of(original, edited).repeat(original)
+    before = branches_of(original, edited).repeat(in_colour(original))
     colours, alpha = before[..., :3], before[..., 3:]
     share = mask[..., None].to(before)
-    mixed = torch.lerp(colours, edited[..., :3].to(before), share)
+    mixed = torch.lerp(colours, in_colour(edited)[..., :3].to(before), share)
     # Not left to the mixture: 0 times what is no number is no number.
     return torch.cat([torch.where(share > 0, mixed, colours), alpha], -1)
 

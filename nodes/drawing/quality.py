@@ -5,6 +5,7 @@ import math
 import torch
 
 from ...nmg_sampler import InvalidInput
+from ...nmg_sampler.pixels import in_colour
 from .overlay import heat
 
 # What equal pictures are given, decibels: infinity is no number to go on with.
@@ -23,7 +24,7 @@ def comparable(
     Raises:
         InvalidInput: `second`, by this name, has another size or number of pictures.
     """
-    first, second = (image[..., :3].float().cpu() for image in (first, second))
+    first, second = (in_colour(image)[..., :3].float().cpu() for image in (first, second))
     counts = {len(first), len(second)}
     if first.shape[1:] != second.shape[1:] or len(counts - {1}) > 1:
         raise InvalidInput.of(

@@ -79,7 +79,9 @@ class NMGCompositeOriginal(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    "image", tooltip="One picture per edit, with the channels of the original."
+                    "image",
+                    tooltip="One picture per edit, with the channels of the original; grey"
+                    " becomes red, green and blue.",
                 ),
                 io.Mask.Output(
                     "mask",

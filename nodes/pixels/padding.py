@@ -2,7 +2,7 @@
 
 import torch
 
-from ...nmg_sampler.pixels import FILLS, fit_mask, padding_to_grid
+from ...nmg_sampler.pixels import FILLS, check_picture, fit_mask, padding_to_grid
 from ..host.api.sockets import Padding, io
 from ..host.api.speaking import speaking_as
 
@@ -80,8 +80,9 @@ class NMGPadToGrid(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, multiple, mask=None, place=PLACES[0], fill=FILLS[0]) -> io.NodeOutput:
-        size = tuple(image.shape[1:3])
         with speaking_as("Pad To Grid"):
+            check_picture("image", image)
+            size = tuple(image.shape[1:3])
             padding = padding_to_grid(*size, multiple, centred=place == PLACES[1])
             fitted = torch.ones(1, *size) if mask is None else fit_mask("mask", mask, size)
         return io.NodeOutput(padding.pad(image, fill), padding.pad(fitted, fill), padding)

@@ -118,6 +118,43 @@ def test_alpha_goes_through_padding_and_composite_untouched(nodes, there_and_bac
     assert torch.equal(image[..., :3], edited)
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_what_pad_to_grid_takes_is_composited(nodes, there_and_back, channels):
+    size = (117, 123)
+    original = pictures(size, channels=max(channels, 3))[..., -channels:]
+    padded, _, padding = nodes["NMGPadToGrid"].execute(original, 8).result
+    assert torch.equal(padded[:, : size[0], : size[1]], original)
+    edited, _ = there_and_back(pictures(size))
+    image, soft = composite(nodes, original, edited, box(size))
+    coloured = channels + 2 if channels < 3 else channels
+    assert image.shape == (1, *size, coloured)
+    outside = image[soft == 0]
+    grey = original[soft == 0][:, :1].expand(-1, 3)
+    colours = grey if channels < 3 else original[soft == 0][:, :3]
+    assert torch.equal(outside[:, :3], colours)
+    assert torch.equal(image[soft == 1][:, :3], edited[soft == 1])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 3), (1, 8, 8, 5), (1, 8, 8)], ids=str)
+def test_what_is_no_picture_is_refused_by_both(nodes, library, shape):
+    for node, name, given in (
+        ("NMGPadToGrid", "Pad To Grid: image", {"image": torch.zeros(shape), "multiple": 8}),
+        (
+            "NMGCompositeOriginal",
+            "Composite Original: original",
+            {
+                "original": torch.zeros(shape),
+                "edited": torch.zeros(1, 8, 8, 3),
+                "mask": torch.ones(1, 8, 8),
+                "grow": 0,
+                "feather": 0,
+            },
+        ),
+    ):
+        with pytest.raises(library.InvalidInput, match=f"^{name} is no picture"):
+            nodes[node].execute(**given)
+
+
 def test_a_batch_under_two_prompts_keeps_its_order(nodes, there_and_back):
     """As VAE Decode gives it: all pictures under one prompt, then all under the next."""
     size = (117, 123)

@@ -138,3 +138,12 @@ def test_the_inputs_are_left_as_they_were(difference):
     difference(first, second, torch.ones(1, 24, 32))
     assert torch.equal(first, pictures(1))
     assert torch.equal(second, pictures(2))
+
+
+def test_grey_is_compared_as_red_green_and_blue(difference):
+    colours = pictures(1)
+    grey = pictures(2)[..., :1]
+    got = difference(grey, colours)
+    expected = difference(grey.expand(-1, -1, -1, 3), colours)
+    assert torch.equal(got[0], expected[0])
+    assert got[1:] == expected[1:]

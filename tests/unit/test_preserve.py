@@ -260,6 +260,27 @@ def test_alpha_is_that_of_the_original_everywhere():
         assert composite(colours, edited, mask).shape[-1] == 3
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_grey_original_keeps_its_grey_outside_and_takes_the_colours_inside(channels):
+    original, edited = rand(1, *SIZE, channels, seed=1), rand(1, *SIZE, 3, seed=4)
+    mask = rand(1, *SIZE, seed=3).round()
+    result = composite(original, edited, mask)
+    assert result.shape[-1] == channels + 2
+    for colour in range(3):
+        outside = result[..., colour][mask == 0]
+        assert torch.equal(bits(outside), bits(original[..., 0][mask == 0]))
+    assert torch.equal(result[..., :3][mask == 1], edited[mask == 1])
+    assert torch.equal(result[..., 3:], original[..., 1:])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_grey_edit_is_that_grey_in_all_colours(channels):
+    original, edited = rand(1, *SIZE, 4, seed=1), rand(1, *SIZE, channels, seed=4)
+    result = composite(original, edited, torch.ones(1, *SIZE))
+    assert torch.equal(result[..., :3], edited[..., :1].expand(-1, -1, -1, 3))
+    assert torch.equal(result[..., 3], original[..., 3])
+
+
 def test_several_edits_lie_target_after_target():
     original, edited = rand(2, *SIZE, 3, seed=1), rand(6, *SIZE, 3, seed=2)
     mask = rand(6, *SIZE, seed=3)
@@ -291,7 +312,7 @@ def test_the_result_has_the_type_of_the_original_and_is_new():
         ((2, 8, 8, 3), (3, 8, 8, 3), r"^edited does not fit the originals. Got 3 pictures for 2"),
         ((2, 8, 8, 3), (1, 8, 8, 3), r"^edited does not fit the originals. Got 1 pictures for 2"),
         ((1, 8, 8, 3), (0, 8, 8, 3), r"^edited does not fit the originals. Got 0 pictures for 1"),
-        ((1, 8, 8, 1), (1, 8, 8, 3), r"^original is no picture. Got \(1, 8, 8, 1\)"),
+        ((1, 8, 8, 5), (1, 8, 8, 3), r"^original is no picture. Got \(1, 8, 8, 5\)"),
         ((1, 8, 8, 3), (8, 8, 3), r"^edited is no picture. Got \(8, 8, 3\)"),
     ],
 )

@@ -1,0 +1,23 @@
+"""What a picture is: (B, H, W, C) 0..1 of 1 to 4 channels."""
+
+import torch
+
+from ..errors import InvalidInput
+
+_CHANNELS = (1, 2, 3, 4)  # grey, grey with alpha, colours, colours with alpha
+
+
+def check_picture(name: str, image: torch.Tensor) -> None:
+    """Raises InvalidInput, naming it so, unless this is a batch of pictures."""
+    if image.ndim != 4 or image.shape[-1] not in _CHANNELS:
+        expected = "(pictures, height, width, 1 to 4)"
+        raise InvalidInput.of(
+            name, "is no picture", tuple(image.shape), expected, "Connect an IMAGE."
+        )
+
+
+def in_colour(image: torch.Tensor) -> torch.Tensor:
+    """A grey picture with its grey as red, green and blue; alpha stays. Any other as it is."""
+    if image.shape[-1] > 2:
+        return image
+    return torch.cat([image[..., :1].expand(*image.shape[:-1], 3), image[..., 1:]], -1)
