@@ -44,7 +44,7 @@ class BranchGuider(comfy.samplers.CFGGuider):
         for name, prompt in conditions.items():
             targets = _targets(name, prompt, branches)
             self._names[name] = [
-                tuple(_called(name, *place) for place in _places(number, target))
+                tuple(_called(name, number, line) for line in range(len(target)))
                 for number, target in enumerate(targets)
             ]
             for names, target in zip(self._names[name], targets, strict=True):
@@ -152,10 +152,6 @@ def _targets(name: str, prompt: Conditioning, branches: Branches) -> list[Target
     if name == Prompt.NEGATIVE.value:
         return negatives_of(prompt, branches)
     return [one_target(prompt, branches.pictures, name)]
-
-
-def _places(number: int, target: Target) -> list[tuple[int, int]]:
-    return [(number, line) for line in range(len(target))]
 
 
 def _called(name: str, number: int, line: int) -> str:
