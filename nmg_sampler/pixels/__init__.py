@@ -11,5 +11,6 @@ from .masks import grow_mask as grow_mask
 from .padding import FILLS as FILLS
 from .padding import Padding as Padding
 from .padding import padding_to_grid as padding_to_grid
+from .pictures import black_under as black_under
 from .pictures import check_picture as check_picture
 from .pictures import in_colour as in_colour

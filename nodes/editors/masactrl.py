@@ -4,10 +4,12 @@ import torch
 
 from ...nmg_sampler import Counting, MasaCtrl
 from ...nmg_sampler.words import lines
+from ..host.api.advice import advise
 from ..host.api.sockets import Editor, io
 from ..host.api.speaking import speaking_as
 from ..host.models.dynamic_prompts import check_plain
 from ..host.models.tokens import tokenize
+from ..host.runs.advice import about_mask
 
 
 class NMGMasaCtrl(io.ComfyNode):
@@ -115,6 +117,7 @@ class NMGMasaCtrl(io.ComfyNode):
                 ),
             ],
             outputs=[Editor.Output("editor", tooltip="For the editor input of NMG Sample.")],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -150,7 +153,13 @@ class NMGMasaCtrl(io.ComfyNode):
                 editor = editor.with_words(
                     source, [tokenize(clip, line) for line in lines(target_prompt)]
                 )
-            return io.NodeOutput(editor)
+        masks = {"source_mask": source_mask, "target_mask": target_mask}
+        found = [
+            line
+            for name, mask in masks.items()
+            for line in about_mask(mask, name, "it parts nothing")
+        ]
+        return io.NodeOutput(editor, ui=advise(cls, "MasaCtrl", found) or None)
 
 
 def _region(mask: torch.Tensor | None) -> torch.Tensor | None:

@@ -3,10 +3,12 @@
 import torch
 
 from ...nmg_sampler.methods import EditFriendly, skip_noisiest
+from ..host.api.advice import advise
 from ..host.api.sockets import Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_schedule
 from ..host.runs import run_edit_friendly
+from ..host.runs.advice import about_noise_mask
 
 
 class NMGEditFriendly(io.ComfyNode):
@@ -102,6 +104,7 @@ class NMGEditFriendly(io.ComfyNode):
                     " Trajectory. Of no use with another method.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -120,7 +123,10 @@ class NMGEditFriendly(io.ComfyNode):
         with speaking_as("Edit-Friendly Inversion"):
             levels = skip_noisiest(make_schedule(model, schedule, steps), skip)
             generator = torch.Generator().manual_seed(seed)
+            advice = advise(
+                cls, "Edit-Friendly Inversion", about_noise_mask(latent_image.get("noise_mask"))
+            )
             trajectory, cost = run_edit_friendly(
                 model, positive, negative, latent_image, levels, source_scale, generator
             )
-        return io.NodeOutput(EditFriendly(), trajectory, ui={"nmg": [cost]})
+        return io.NodeOutput(EditFriendly(), trajectory, ui={"nmg": [cost], **advice})

@@ -1,8 +1,10 @@
 """Nodes: NMG Sample in the two halves that the host's SamplerCustomAdvanced takes."""
 
+from ..host.api.advice import advise
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.runs import plan_sampling
+from ..host.runs.advice import about_sampling
 from ..host.runs.custom_sampling import TrajectoryGuider, TrajectorySampler
 from ..host.runs.custom_sampling_checks import sigmas_of
 from .inputs import choose_guidance
@@ -40,6 +42,7 @@ class NMGGuider(io.ComfyNode):
                     " With an editor the source branch runs, but only the edit comes out.",
                 )
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -62,7 +65,12 @@ class NMGGuider(io.ComfyNode):
             plan = plan_sampling(
                 model, trajectory, positive, negative, guidance, text_scale, mask, editor
             )
-        return io.NodeOutput(TrajectoryGuider(model, plan))
+        advice = advise(
+            cls,
+            "NMG Guider",
+            about_sampling(trajectory, positive, negative, guidance, text_scale, mask, editor),
+        )
+        return io.NodeOutput(TrajectoryGuider(model, plan), ui=advice or None)
 
 
 class NMGSampler(io.ComfyNode):

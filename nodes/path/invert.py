@@ -5,10 +5,12 @@ from functools import partial
 import torch
 
 from ...nmg_sampler.methods import NoiseRegularization
+from ..host.api.advice import advise, is_fed_to
 from ..host.api.sockets import Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_custom_schedule, make_schedule
 from ..host.runs import run_inversion
+from ..host.runs.advice import about_noise_mask
 
 
 class NMGInvert(io.ComfyNode):
@@ -117,9 +119,10 @@ class NMGInvert(io.ComfyNode):
                 io.Latent.Output(
                     "latent",
                     tooltip="The noisiest state alone, as a half-done latent: a start for KSampler"
-                    " (Advanced) without added noise.",
+                    " (Advanced) without added noise. No picture: VAE Decode makes noise of it.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
 
     @classmethod
@@ -144,7 +147,19 @@ class NMGInvert(io.ComfyNode):
             if regularize != 0:
                 generator = torch.Generator().manual_seed(seed)
                 whiten = partial(NoiseRegularization(regularize), generator=generator)
+            advice = advise(cls, "NMG Invert", _advice(cls, latent_image))
             trajectory, noisiest, cost = run_inversion(
                 model, positive, latent_image, levels, whiten, refine_iterations
             )
-        return io.NodeOutput(trajectory, {**latent_image, "samples": noisiest}, ui={"nmg": [cost]})
+        noisy = {**latent_image, "samples": noisiest}
+        return io.NodeOutput(trajectory, noisy, ui={"nmg": [cost], **advice})
+
+
+def _advice(node: type[io.ComfyNode], latent: dict) -> list[str]:
+    lines = about_noise_mask(latent.get("noise_mask"))
+    if is_fed_to(node, 1, ("VAEDecode", "VAEDecodeTiled")):
+        lines.append(
+            "The output latent is the picture's noise, and VAE Decode makes no picture of it."
+            " Connect trajectory to NMG Sample, and decode that."
+        )
+    return lines

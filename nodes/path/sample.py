@@ -1,9 +1,11 @@
 """Node: a trajectory to an edited picture."""
 
 from ...nmg_sampler import Mode
+from ..host.api.advice import advise
 from ..host.api.sockets import Editor, Guidance, Trajectory, io
 from ..host.api.speaking import speaking_as
 from ..host.runs import run_sampling
+from ..host.runs.advice import about_sampling
 from .inputs import choose_guidance, gradient_scale_input, mode_input, noise_map_scale_input
 
 
@@ -90,6 +92,7 @@ class NMGSample(io.ComfyNode):
                     " Without an editor there is none: the picture's own clean latent.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -109,9 +112,14 @@ class NMGSample(io.ComfyNode):
     ) -> io.NodeOutput:
         with speaking_as("NMG Sample"):
             guidance = choose_guidance(guidance, mode, noise_map_scale, gradient_scale)
+            advice = advise(
+                cls,
+                "NMG Sample",
+                about_sampling(trajectory, positive, negative, guidance, text_scale, mask, editor),
+            )
             edit, source, cost = run_sampling(
                 model, trajectory, positive, negative, guidance, text_scale, mask, editor
             )
         kept = {} if trajectory.noise_mask is None else {"noise_mask": trajectory.noise_mask}
         latents = [{"samples": samples, **kept} for samples in (edit, source)]
-        return io.NodeOutput(*latents, ui={"nmg": [cost]})
+        return io.NodeOutput(*latents, ui={"nmg": [cost], **advice})

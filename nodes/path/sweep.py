@@ -12,10 +12,12 @@ from ...nmg_sampler.methods import (
     sweep_settings,
 )
 from ..drawing.sheet import Axis, contact_sheet, fit
+from ..host.api.advice import advise
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
 from ..host.models.decoding import decode
 from ..host.runs import run_sweep
+from ..host.runs.advice import about_mask, about_noise_mask, about_prompts
 from .inputs import choose_guidance
 from .sample import NMGSample
 
@@ -84,6 +86,7 @@ class NMGSweep(io.ComfyNode):
                     " all of the second, and so on.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -112,6 +115,10 @@ class NMGSweep(io.ComfyNode):
             down = Swept(rows, parse_values("row_values", row_values))
             across = Swept(columns, parse_values("column_values", column_values))
             settings = sweep_settings(guidance, text_scale, down, across)
+            # Of its scales a sweep tells by what it shows.
+            found = about_mask(mask) + about_noise_mask(trajectory.noise_mask)
+            found += about_prompts(trajectory.source, positive, negative, guidance, text_scale)
+            advice = advise(cls, "NMG Sweep", found)
             edits, cost = run_sweep(
                 model, trajectory, positive, negative, vae, settings, mask, editor
             )
@@ -127,7 +134,7 @@ class NMGSweep(io.ComfyNode):
         return io.NodeOutput(
             torch.from_numpy(np.stack(sheets)),
             {"samples": torch.cat(edits), **kept},
-            ui={"nmg": [cost]},
+            ui={"nmg": [cost], **advice},
         )
 
 

@@ -1,8 +1,12 @@
 """Node: the original picture outside a mask, bit for bit."""
 
-from ...nmg_sampler.pixels import Combine, branches_of, composite, soft_mask
+import torch
+
+from ...nmg_sampler.pixels import Combine, branches_of, composite, fit_mask, soft_mask
+from ..host.api.advice import advise
 from ..host.api.sockets import io
 from ..host.api.speaking import speaking_as
+from ..host.runs.advice import about_mask, about_picture
 
 _GROW_PX, _FEATHER_PX = 256, 256
 
@@ -89,6 +93,7 @@ class NMGCompositeOriginal(io.ComfyNode):
                     " original is exact.",
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -115,4 +120,16 @@ class NMGCompositeOriginal(io.ComfyNode):
             )
             image = composite(original, edited, soft)
         each = soft if len(soft) == len(image) else soft.repeat(len(image), 1, 1)
-        return io.NodeOutput(image, each)
+        lines = _advice(original, mask, words)
+        return io.NodeOutput(image, each, ui=advise(cls, "Composite Original", lines) or None)
+
+
+def _advice(original: torch.Tensor, mask: torch.Tensor, words: torch.Tensor | None) -> list[str]:
+    masks = {"mask": mask} if words is None else {"mask": mask, "words": words}
+    lines = [
+        line
+        for name, each in masks.items()
+        for line in about_mask(each, name, "it takes nothing of the edit")
+    ]
+    fitted = fit_mask("mask", mask, original.shape[1:3])
+    return lines + about_picture(original, fitted, "original")

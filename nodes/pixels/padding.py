@@ -3,8 +3,10 @@
 import torch
 
 from ...nmg_sampler.pixels import FILLS, check_picture, fit_mask, padding_to_grid
+from ..host.api.advice import advise
 from ..host.api.sockets import Padding, io
 from ..host.api.speaking import speaking_as
+from ..host.runs.advice import about_picture
 
 PLACES = ("right and bottom", "all around")
 
@@ -76,6 +78,7 @@ class NMGPadToGrid(io.ComfyNode):
                 ),
                 Padding.Output("padding", tooltip="What was added, for Crop Padding."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -85,7 +88,9 @@ class NMGPadToGrid(io.ComfyNode):
             size = tuple(image.shape[1:3])
             padding = padding_to_grid(*size, multiple, centred=place == PLACES[1])
             fitted = torch.ones(1, *size) if mask is None else fit_mask("mask", mask, size)
-        return io.NodeOutput(padding.pad(image, fill), padding.pad(fitted, fill), padding)
+        lines = [] if mask is None else about_picture(image, fitted, "image")
+        ui = advise(cls, "Pad To Grid", lines) or None
+        return io.NodeOutput(padding.pad(image, fill), padding.pad(fitted, fill), padding, ui=ui)
 
 
 class NMGCropPadding(io.ComfyNode):

@@ -154,6 +154,19 @@ def test_our_words_arrive_where_the_user_sees_them(server, first_run):
     assert "Encode the picture with the VAE of this model." in error["exception_message"]
 
 
+def test_a_decoded_noise_and_a_black_mask_are_said_to_who_runs_the_graph(server, first_run):
+    """Also where nobody looks at the interface; a run with nothing to say says nothing."""
+    assert "text" not in first_run.entry["outputs"][SAMPLE]
+    assert "text" not in first_run.entry["outputs"][INVERT]
+    prompt = changed(DECODE, "samples", [INVERT, 1], changed(INVERT, "steps", 5))
+    (line,) = run(server, prompt).entry["outputs"][INVERT]["text"]
+    assert "VAE Decode makes no picture of it" in line
+    black = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": 64, "height": 64}}
+    prompt = changed(SAMPLE, "mask", ["black", 0], {**graph(), "black": black})
+    (line,) = run(server, prompt).entry["outputs"][SAMPLE]["text"]
+    assert line.startswith("mask is black everywhere")
+
+
 def test_after_an_error_the_next_run_works(server, first_run):
     prompt = changed(SAMPLE, "trajectory", [INVERT, 0], changed(SAMPLE, "text_scale", 4.0))
     assert run(server, prompt).succeeded

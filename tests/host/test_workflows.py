@@ -1,9 +1,11 @@
 """The shipped workflows against the live host: all are valid, those of the demo model run."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from few_steps import shorten
+from host_nodes import guidance
 from PIL import Image
 
 from tools.host_client import HostError
@@ -62,6 +64,26 @@ def test_every_widget_of_our_nodes_has_a_value_and_every_needed_input_a_wire(pro
         inputs = node["inputs"]
         assert {"text_scale", "noise_map_scale", "gradient_scale", "mode"} <= set(inputs)
         assert all(isinstance(inputs[name], list) for name in WIRED[node["class_type"]])
+
+
+@pytest.mark.parametrize("path", **names(WORKFLOWS))
+def test_no_workflow_ships_with_scales_that_want_advice(prompt_of, nodes, host, path):
+    advice = host("nmg_pack.nodes.host.runs.advice")
+    prompt = prompt_of(path)
+    counts = [node["inputs"].get("steps") for node in prompt.values()]
+    steps = min(count for count in counts if isinstance(count, int))
+    trajectory = SimpleNamespace(schedule=SimpleNamespace(descent=lambda: range(steps)))
+    scales = ("mode", "noise_map_scale", "gradient_scale", "text_scale")
+    for node in prompt.values():
+        given = node["inputs"]
+        # The block's knobs are its own, and come by wires from nodes that compute.
+        wired = any(isinstance(given.get(name), list) for name in scales)
+        own = node["class_type"] in {"NMGSample", "NMGGuider"} and "guidance" not in given
+        if own and not wired:
+            method = guidance(nodes, **{name: given[name] for name in scales[:3]})
+            mask, editor = given.get("mask"), given.get("editor")
+            run = trajectory, method, given["text_scale"], mask, editor
+            assert advice.about_scales(*run) == []
 
 
 @pytest.mark.parametrize("path", **names(DEMO))
