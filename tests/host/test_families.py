@@ -300,6 +300,21 @@ def test_a_mask_of_the_picture_is_fitted(invert, sample, guidance, name):
     assert relative(masked, plain) > 1e-6
 
 
+@pytest.mark.parametrize("name", VIDEOS)
+def test_masks_of_a_video_are_its_frames(nodes, invert, sample, name):
+    """Put back outside the mask: the first half of the frames, by a mask for each of them."""
+    trajectory, _ = invert(name)
+    method = first(nodes["NMGNegativePrompt"].execute(0.0))
+    frames = MODELS[name].shape[1]
+    mask = torch.zeros(frames, 32, 32)
+    mask[frames // 2 :] = 1
+    edit = first(sample(name, trajectory, guidance=method, mask=mask))["samples"]
+    picture = MODELS[name].latent()["samples"]
+    kept = slice(0, frames // 2)
+    assert relative(edit[:, :, kept], picture[:, :, kept]) < 1e-5
+    assert relative(edit[:, :, -1], picture[:, :, -1]) > 1e-3
+
+
 @host_surface
 @pytest.mark.parametrize("name", NETWORKS)
 def test_outside_a_noise_mask_the_latent_is_the_picture(nodes, loaded, sample, name):

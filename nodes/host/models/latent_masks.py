@@ -35,12 +35,14 @@ def _reduce(mask: torch.Tensor, size: torch.Size) -> torch.Tensor:
     return cells.reshape(*mask.shape[:-2], *smaller).float()
 
 
-def check_mask_count(mask: torch.Tensor | None, pictures: int) -> None:
-    """Raises InvalidInput unless a MASK is one for all pictures or one for each.
+def check_mask_count(mask: torch.Tensor | None, shape: torch.Size) -> None:
+    """Raises InvalidInput unless a MASK is one for all latents of `shape` or one for each.
 
-    The host would leave masks out, or start again with the first, without a word.
+    The host would leave masks out, or start again with the first, without a word. Of videos masks
+    are frames, spread over the frames there are, for all of them.
     """
-    count = 1 if mask is None else len(mask.reshape(-1, *mask.shape[-2:]))
+    count = 1 if mask is None or len(shape) > 4 else len(mask.reshape(-1, *mask.shape[-2:]))
+    pictures = shape[0]
     if count not in (1, pictures):
         raise InvalidInput.of(
             "mask",

@@ -100,7 +100,7 @@ def plan_sampling(
     check_trajectory(model, trajectory)
     picture = picture_of(model, trajectory)
     pictures = len(picture)
-    check_mask_count(mask, pictures)
+    check_mask_count(mask, picture.shape)
     fitted = fit_mask(mask, picture.shape)
     targets = targets_of(positive, pictures)
     branches = branches_of_run(pictures, len(targets), guidance, editor)
