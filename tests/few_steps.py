@@ -3,6 +3,8 @@
 FEW_STEPS = 4
 # Widgets that count steps. Skipping as many as a workflow ships with would leave none.
 SHORTER = {"steps": FEW_STEPS, "skip": FEW_STEPS // 3}
+# The fewest at which no node of a workflow shows a line of advice, which makes it taller.
+WITHOUT_ADVICE = {"method-comparison": 17}
 
 
 def shorten(prompt):

@@ -1,7 +1,7 @@
 """Every workflow that ships: opened, whole, and run where nothing has to be downloaded."""
 
 import pytest
-from few_steps import SHORTER
+from few_steps import FEW_STEPS, SHORTER, WITHOUT_ADVICE
 
 from tools.host_server import PACK_NAME, ROOT
 
@@ -37,7 +37,9 @@ def test_the_template_browser_opens_a_workflow_whole(interface, server, workflow
 @pytest.mark.parametrize("name", [name for name in NAMES if not own_files(name)])
 def test_a_workflow_runs_and_shows_its_pictures(interface, workflow, name):
     interface.load(workflow(name), name)
-    for widget, count in SHORTER.items():  # the interface is on trial here, not the picture
+    steps = WITHOUT_ADVICE.get(name, FEW_STEPS)
+    # The interface is on trial here, not the picture.
+    for widget, count in {**SHORTER, "steps": steps}.items():
         interface.set_widgets(widget, count)
     run = interface.run()
     assert run.end == "execution_success"
