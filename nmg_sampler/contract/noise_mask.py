@@ -7,6 +7,8 @@ states r. With m the mask and x a state at a level,
     followed    m x0 + (1 - m) x0_r                 where the step goes: x0 as predicted from what
                                                     was shown, x0_r where a step leads from r to the
                                                     next r
+    settled     m s + (1 - m) o                     where it ends: s what a method and an editor
+                                                    make of the step to x0, o the step to x0_r
 so that where m is 0 a run goes along the recorded states, where it is 1 it is free, and between the
 two it ends at the mixture of both.
 """
@@ -38,10 +40,10 @@ class NoiseMask(NamedTuple):
         """What the network sees of the states `x`, (rows, C, ...)."""
         return torch.lerp(self.recorded, x, self.mask)
 
-    def followed(
+    def inside(
         self, x: torch.Tensor, shown: torch.Tensor, moved: torch.Tensor, eps: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The states that a step starts from, and the noise it follows; each (rows, C, ...).
+        """The states that the free step starts from, and its noise; each (rows, C, ...).
 
         Args:
             x: the states of the run.
@@ -49,20 +51,24 @@ class NoiseMask(NamedTuple):
             moved: the same as a method or an editor moved it before the prediction.
             eps: the noise in `moved`.
         """
+        return x + (moved - shown), eps + (x - shown) / self.step.level.sigma
+
+    def outside(self, x: torch.Tensor) -> torch.Tensor:
+        """The noise of the step along the recorded states, from the states `x`; (rows, C, ...)."""
         scale, shift = step_factors(self.step.level, self.step.level_to)
         along = (self.recorded_to - scale * self.recorded) / shift
-        sigma = self.step.level.sigma
-        outside = along + (x - self.recorded) / sigma
-        inside = eps + (x - shown) / sigma
-        start = x + self.mask * (moved - shown)
-        return start, torch.lerp(outside, inside, self.mask)
+        return along + (x - self.recorded) / self.step.level.sigma
 
-    def settled(self, stepped: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    def mixed(self, outside: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+        """Of both, (rows, C, ...), what the mask takes of each."""
+        return torch.lerp(outside, inside, self.mask)
+
+    def settled(self, outside: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         """The states after a step, (rows, C, ...); where the mask is 0 bit for bit the recorded.
 
         Args:
-            stepped: where the step led.
-            x: what method and editor made of that.
+            outside: where the step along the recorded states led.
+            inside: what method and editor made of the free step.
         """
-        kept = torch.lerp(stepped, x, self.mask)
+        kept = self.mixed(outside, inside)
         return torch.where(self.mask == 0, self.recorded_to, kept)

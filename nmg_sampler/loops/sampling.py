@@ -109,15 +109,18 @@ def sample(
         eps = guiding.correct(start, step, guided)
         check_finite(eps, "prediction", step.index, len(steps), step.level)
         if kept is not None:
-            start, eps = kept.followed(x, shown, start, eps)
-        x0 = eps_to_x0(start, eps, step.level) if on_step is not None else None
+            start, eps = kept.inside(x, shown, start, eps)
+        x0 = eps_to_x0(start, eps, step.level)
         stepped = solving.move(start, eps, step.level, step.level_to)
-        x = editing.settle(guiding.settle(stepped, step, eps), step)
+        settled = editing.settle(guiding.settle(stepped, step, eps), step)
         # Exact at both ends: 0 is the one state, 1 the other, bit for bit.
         if mask is not None and branches.with_source:
-            x = torch.lerp(branches.repeat(x[branches.source_rows]), x, mask)
+            settled = torch.lerp(branches.repeat(settled[branches.source_rows]), settled, mask)
         if kept is not None:
-            x = kept.settled(stepped, x)
+            along = kept.outside(x)
+            x0 = kept.mixed(eps_to_x0(x, along, step.level), x0)
+            settled = kept.settled(solving.move(x, along, step.level, step.level_to), settled)
+        x = settled
         if on_step is not None:
             edits = branches.target_rows
             source_x0 = x0[branches.source_rows] if branches.with_source else None

@@ -129,11 +129,12 @@ class _Fit:
 
     def reached(self, at: _At, eps: torch.Tensor) -> torch.Tensor:
         """Where a run gets in this step along `eps`."""
-        start = at.x
-        if at.kept is not None:
-            start, eps = at.kept.followed(at.x, at.shown, at.shown, eps)
-        x = ddim_step(start, eps, at.step.level, at.step.level_to)
-        return x if at.kept is None else at.kept.settled(x, x)
+        levels = at.step.level, at.step.level_to
+        if at.kept is None:
+            return ddim_step(at.x, eps, *levels)
+        inside = ddim_step(*at.kept.inside(at.x, at.shown, at.shown, eps), *levels)
+        outside = ddim_step(at.x, at.kept.outside(at.x), *levels)
+        return at.kept.settled(outside, inside)
 
     def optimised(self, tokens: torch.Tensor, at: _At) -> torch.Tensor:
         """The embedding (B, columns, width) float32 that lands closest to the recorded state."""

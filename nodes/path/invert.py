@@ -1,5 +1,6 @@
 """Node: a picture's latent to a trajectory."""
 
+import logging
 from functools import partial
 
 import torch
@@ -11,6 +12,11 @@ from ..host.api.speaking import speaking_as
 from ..host.models.model import SCHEDULES, make_custom_schedule, make_schedule
 from ..host.runs import run_inversion
 from ..host.runs.advice import about_noise_mask
+
+_WITHOUT_MASK = (
+    "NMG Invert: the trajectory keeps the noise mask, the half-done latent comes without it:"
+    " outside of it another sampler would leave the noise of that latent in the picture."
+)
 
 
 class NMGInvert(io.ComfyNode):
@@ -151,8 +157,10 @@ class NMGInvert(io.ComfyNode):
             trajectory, noisiest, cost = run_inversion(
                 model, positive, latent_image, levels, whiten, refine_iterations
             )
-        noisy = {**latent_image, "samples": noisiest}
-        return io.NodeOutput(trajectory, noisy, ui={"nmg": [cost], **advice})
+        half_done = {**latent_image, "samples": noisiest}
+        if half_done.pop("noise_mask", None) is not None:
+            logging.info(_WITHOUT_MASK)
+        return io.NodeOutput(trajectory, half_done, ui={"nmg": [cost], **advice})
 
 
 def _advice(node: type[io.ComfyNode], latent: dict) -> list[str]:

@@ -109,6 +109,12 @@ def test_a_latent_without_height_and_width(refused, model):
     refused("NMGInvert", inversion(model, latent_image=random_latent((1, 4, 8))), "latent_image")
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 8, 8), (1, 4, 8, 0)])
+def test_a_latent_of_nothing(refused, model, shape):
+    latent = {"samples": torch.zeros(shape)}
+    refused("NMGInvert", inversion(model, latent_image=latent), "latent_image is empty")
+
+
 def test_a_latent_of_a_video(refused, model):
     latent = random_latent((1, 4, 2, 8, 8))
     refused("NMGInvert", inversion(model, latent_image=latent), "latent_image")

@@ -377,6 +377,7 @@ def test_the_sampler_refuses_a_guider_that_does_not_say_how_to_hold(
 def wrong(name, trajectory, noisiest, custom, sigmas):
     """Arguments of a run in which one thing is wrong, and what is said of it."""
     other = {"samples": random_tensor(SHAPE, 9)}
+    nested = importlib.import_module("comfy.nested_tensor").NestedTensor
     return {
         "noise": (
             {"noise": first(custom.RandomNoise.execute(1))},
@@ -386,6 +387,10 @@ def wrong(name, trajectory, noisiest, custom, sigmas):
         "size": (
             {"latent": random_latent((1, 4, 8, 9))},
             ["latent_image is not of the trajectory's size", "(1, 4, 8, 9)", "(1, 4, 8, 8)"],
+        ),
+        "nested": (
+            {"latent": {"samples": nested([noisiest["samples"]] * 2)}},
+            ["latent_image is not of the trajectory's size", "a nested latent"],
         ),
         "sigmas": ({"sigmas": sigmas * 1.1}, ["sigmas are not those of the trajectory"]),
         "part": ({"sigmas": sigmas[:3]}, ["sigmas are not those", "unsplit"]),
@@ -407,7 +412,7 @@ def wrong(name, trajectory, noisiest, custom, sigmas):
 
 @pytest.mark.parametrize(
     "name",
-    "noise latent size sigmas part flipped between noise_mask other_sigmas".split(),
+    "noise latent size nested sigmas part flipped between noise_mask other_sigmas".split(),
 )
 def test_what_does_not_fit_is_named(nodes, model, guide, run, custom, halves, library, name):
     trajectory, noisiest = invert(nodes, model)

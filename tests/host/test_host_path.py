@@ -72,6 +72,18 @@ def test_outside_the_noise_mask_the_edit_is_the_source(nodes, model, mode):
     assert output.result[0]["noise_mask"].shape[-2:] == SHAPE[-2:]
 
 
+def test_a_half_done_latent_comes_without_the_noise_mask(nodes, model, caplog):
+    """With it the host's sampler leaves the noise of that latent outside the mask."""
+    mask = torch.zeros(1, 64, 64)
+    caplog.set_level("INFO")
+    latent = random_latent(SHAPE, noise_mask=mask, batch_index=[2])
+    trajectory, half_done = invert(nodes, model, latent).result
+    assert not trajectory.noise_mask.any()
+    assert half_done.keys() == {"samples", "batch_index"}
+    assert "comes without" in caplog.text
+    assert latent["noise_mask"] is mask
+
+
 def test_the_source_output_is_the_picture(nodes, model):
     latent = random_latent(SHAPE)
     trajectory = first(invert(nodes, model, latent, schedule="official"))

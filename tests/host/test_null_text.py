@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from host_models import (
+    add_lora,
     calm_network,
     conditioning,
     first,
@@ -285,6 +286,26 @@ def test_a_negative_prompt_that_cannot_be_told_from_others_is_not_kept(
     assert made is trajectory
     assert cost["forward_calls"] > 0
     assert torch.isfinite(guidance.embeddings).all()
+
+
+def with_patch(model):
+    """A clone with half of what the prompt adds."""
+    patched = model.clone()
+    patched.set_model_attn2_output_patch(lambda out, options: 0.5 * out)
+    return patched
+
+
+@pytest.mark.parametrize("put", [add_lora, with_patch])
+def test_what_was_optimised_without_a_patch_is_not_taken_with_one(
+    null_text, model, trajectory, put
+):
+    _, made, _ = optimise(null_text, model, trajectory)
+    patched = put(model)
+    guidance, kept, cost = optimise(null_text, patched, made)
+    expected, _, _ = optimise(null_text, patched, trajectory)
+    assert cost["forward_calls"] > 0
+    assert torch.equal(guidance.embeddings, expected.embeddings)
+    assert kept is made
 
 
 def test_a_mismatch_is_named_by_the_node(nodes, null_text, model, trajectory, library):

@@ -81,16 +81,56 @@ def _wraps_network(_, model):
     return model
 
 
+def _of_rows(args, rows, told):
+    """The arguments of a model function for some rows of its call, and whose they are."""
+    c, x = args["c"], args["input"]
+    options = c["transformer_options"]
+    order = [args["cond_or_uncond"].index(which) for which in told]
+    own = {"cond_or_uncond": told, "uuids": [options["uuids"][place] for place in order]}
+    cut = {k: v[rows] if torch.is_tensor(v) and len(v) == len(x) else v for k, v in c.items()}
+    return x[rows], args["timestep"][rows], {**cut, "transformer_options": {**options, **own}}
+
+
+def _calls_apart(_, model):
+    """Each prompt in a call of its own, as packs for little memory do."""
+
+    def wrapper(apply, args):
+        told, results = args["cond_or_uncond"], []
+        parts = torch.arange(len(args["input"])).chunk(len(told))
+        for which, rows in zip(told, parts, strict=True):
+            x, sigma, c = _of_rows(args, rows, [which])
+            results.append((1.0, 1.1)[which] * apply(x, sigma, **c))
+        return torch.cat(results)
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return model
+
+
+def _turns_around(host, model):
+    """The prompts of a call in the other order, and patches that are told so."""
+
+    def wrapper(apply, args):
+        told = args["cond_or_uncond"]
+        rows = torch.cat(torch.arange(len(args["input"])).chunk(len(told))[::-1])
+        x, sigma, c = _of_rows(args, rows, told[::-1])
+        return apply(x, sigma, **c)[rows.argsort()]
+
+    model.set_model_unet_function_wrapper(wrapper)
+    return _mixes(host, model)
+
+
 # Of the network: what is seen there depends on what else is in the call.
 NETWORK = {
     "mixing": _mixes,
     "call_wrapper": _wraps_call,
     "function_wrapper": _wraps_network,
+    "turned_around": _turns_around,
     "NAGuidance": _extra("nag", "NAGuidance", 5.0, 0.5, 1.5),
     "SelfAttentionGuidance": _extra("sag", "SelfAttentionGuidance", 0.5, 2.0),
 }
 # Rules of guidance, and patches that take each row by itself.
 RULES = {
+    "in_their_own_calls": _calls_apart,
     "PerturbedAttentionGuidance": _extra("pag", "PerturbedAttentionGuidance", 2.0),
     "HyperTile": _extra("hypertile", "HyperTile", 32, 1, 0, False),
     "UNetSelfAttentionMultiply": _extra(
@@ -337,11 +377,12 @@ def _alike(nodes, patched, trajectory, latent, editor, method, cfg, source):
     assert relative(branch, expected) < RUN
 
 
-BESIDE = [name for name in NETWORK if name != "function_wrapper"]
+BESIDE = ["mixing", "NAGuidance", "SelfAttentionGuidance", "TCFG", "APG"]
+BESIDE += ["PerturbedAttentionGuidance", "in_their_own_calls", "turned_around"]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
-@pytest.mark.parametrize("name", ["mixing", "NAGuidance", "SelfAttentionGuidance", "TCFG", "APG"])
+@pytest.mark.parametrize("name", BESIDE)
 def test_beside_an_editor_that_changes_nothing(nodes, put, made, watching, name, kind):
     """The held rows are the source's: their text is the source prompt."""
     method = guidance(nodes, *kind, scale=VANISHING)
@@ -473,6 +514,29 @@ def test_of_a_transformer(nodes, host, flow, name, kind, cfg):
     assert relative(inner(result), expected) < RUN
 
 
+def test_a_wrapper_that_tells_the_rows_of_a_call_half_is_refused_by_an_editor(
+    nodes, library, model, made, watching
+):
+    """It says whose rows they are, and not under which ids."""
+    patched = model.clone()
+
+    def wrapper(apply, args):
+        options = {**args["c"]["transformer_options"], "cond_or_uncond": [0]}
+        results = [
+            apply(x, sigma, c_crossattn=text, transformer_options=options)
+            for x, sigma, text in zip(
+                *(part.chunk(2) for part in (args["input"], args["timestep"])),
+                args["c"]["c_crossattn"].chunk(2),
+                strict=True,
+            )
+        ]
+        return torch.cat(results)
+
+    patched.set_model_unet_function_wrapper(wrapper)
+    with pytest.raises(library.InvalidInput, match="editor got other rows than its branches"):
+        edit(nodes, patched, made[0], editor=watching)
+
+
 # --- refused by name, before anything runs -------------------------------------------------------
 
 
@@ -513,6 +577,22 @@ def test_a_rule_with_a_memory_is_refused_where_branches_are_predicted_apart(
     editor = first(nodes["NMGPix2PixZero"].execute(0.1))
     with refused(match="model has a rule of guidance.*Adaptive Projected Guidance"):
         edit(nodes, put("APG"), made[0], editor=editor)
+
+
+@pytest.mark.parametrize("family", ["Flux", "SD 3"])
+def test_a_rule_with_a_memory_is_refused_where_a_step_takes_several_calls(
+    nodes, library, host, flow, family, monkeypatch
+):
+    """As for edits under prompts of unequal length: each would go on from the other one."""
+    small, model, trajectory, _ = flow(family)
+    short, negative = small.prompt(2), small.prompt(3)
+    longer = [[torch.cat([short[0][0]] * 2, 1), short[0][1]]]
+    joined = host("nmg_pack.nodes.host.network.several").join_prompts([short, longer])
+    patched = PATCHES["APG"](host, model.clone())
+    edited(nodes, patched, trajectory, positive=longer, negative=negative)
+    monkeypatch.setattr(type(model.model), "apply_model", None)
+    with pytest.raises(library.InvalidInput, match="Adaptive Projected Guidance with 2 calls"):
+        edited(nodes, patched, trajectory, positive=joined, negative=negative)
 
 
 def test_a_patch_that_makes_both_predictions_is_refused_where_each_is_asked_alone(

@@ -207,6 +207,12 @@ def test_a_noise_mask_pins_the_edit_as_ever():
     assert torch.equal(edits[..., 1], trajectory.states[0][..., 1])
 
 
+def test_under_a_soft_noise_mask_the_source_is_still_the_picture():
+    trajectory = make(noise_mask=torch.linspace(0, 1, 4).expand(1, 1, 4, 4))
+    _, source, _ = edit(trajectory, DirectInversion(), editor=Coupled(FromSource()))
+    torch.testing.assert_close(source, trajectory.states[0], rtol=0, atol=1e-6)
+
+
 def test_without_an_editor_it_is_refused_before_anything_runs():
     predictor = network([TARGET], Branches(2))
     with pytest.raises(InvalidInput, match=r"guidance needs an editor\. Got Direct Inversion"):

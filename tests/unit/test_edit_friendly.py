@@ -319,6 +319,15 @@ def test_outside_a_mask_every_state_is_the_recorded_one_bit_for_bit(name):
     assert (states[-1] - free[-1])[..., 2:].abs().max() > 0.01
 
 
+def test_under_a_soft_noise_mask_the_source_prompt_still_gives_the_recorded_states():
+    mask = torch.linspace(0, 1, SHAPE[3], dtype=torch.float64).expand(1, 1, *SHAPE[2:])
+    trajectory = replace(make(), noise_mask=mask)
+    states = visited(trajectory, SmoothNoise(), SCALE)
+    # The last one is the mean of its step.
+    for entry, state in enumerate(reversed(states[:-1]), start=1):
+        torch.testing.assert_close(state, trajectory.states[entry], rtol=0, atol=1e-12)
+
+
 def test_a_mask_of_ones_changes_no_bit():
     ones = torch.ones(1, 1, *SHAPE[2:], dtype=torch.float64)
     results = [visited(make(), SmoothNoise(0.5), 7.0, **o)[-1] for o in ({}, {"mask": ones})]

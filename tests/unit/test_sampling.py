@@ -339,6 +339,25 @@ def test_between_0_and_1_a_noise_mask_is_that_of_an_inpainting_sampler():
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-10)
 
 
+class PutBack(Guidance):
+    """A method that puts the recorded state in the place of every step's result."""
+
+    def begin(self, run):
+        working = GuidedRun(run)
+        working.settle = lambda x, step, eps: run.recorded(step.entry_to, like=x)
+        return working
+
+
+def test_between_0_and_1_what_a_method_makes_of_a_step_is_mixed_and_not_the_step():
+    """Here both parts are the recorded state: so is the mixture."""
+    mask = torch.linspace(0, 1, 4, dtype=torch.float64).expand(1, 1, 4, 4)
+    trajectory, events = make(noise_mask=mask), []
+    sample(trajectory, SmoothNoise(0.5), PutBack(), 3.0, on_step=events.append)
+    for event in events:
+        recorded = trajectory.states[STEPS - 1 - event.index]
+        torch.testing.assert_close(event.x, recorded, rtol=0, atol=1e-12)
+
+
 class Recorder(GuidedRun):
     """A method that notes its moments and moves the last one."""
 

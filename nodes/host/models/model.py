@@ -132,7 +132,9 @@ def check_channels(model: ModelPatcher, latent: torch.Tensor, name: str = "laten
     latent_format = model.get_model_object("latent_format")
     channels = latent_format.latent_channels
     problem = None
-    if latent.ndim != 2 + latent_format.latent_dimensions:
+    if 0 in latent.shape:
+        problem = "is empty"
+    elif latent.ndim != 2 + latent_format.latent_dimensions:
         problem = f"has {latent.ndim} dimensions"
     elif latent.shape[1] != channels:
         problem = f"has {latent.shape[1]} channels but the model takes {channels}"

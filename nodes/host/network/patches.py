@@ -118,6 +118,25 @@ def check_rules(model: ModelPatcher, branches: Branches, apart: bool) -> None:
         )
 
 
+def check_memory(options: dict[str, Any], parts: int) -> None:
+    """Raises InvalidInput if a rule would remember the call of other rows, not that of a step ago.
+
+    Args:
+        options: of a run.
+        parts: how many calls a step's prediction takes.
+    """
+    found = _rules(options) & _WITH_MEMORY.keys()
+    if found and parts > 1:
+        raise InvalidInput.of(
+            "model",
+            "has a rule of guidance that remembers the call before, and a step takes several here",
+            f"{', '.join(sorted(_WITH_MEMORY[name] for name in found))} with {parts} calls in a"
+            " step",
+            "prompts that one call can take: of one length, with the same nodes after the text",
+            "Remove that node, or edit with one prompt at a time.",
+        )
+
+
 def _rules(options: dict[str, Any]) -> set[str]:
     """Classes of the nodes whose functions are part of the rule of guidance."""
     functions = [*options.get(PRE, []), *options.get(POST, []), options.get(RULE)]

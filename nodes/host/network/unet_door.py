@@ -31,7 +31,10 @@ from ....nmg_sampler import (
 )
 from ....nmg_sampler.contract import merge_heads, split_heads
 
+Block = tuple[str, int]  # (stage, block)
 Key = tuple[str, int, int]  # (stage, block, transformer block): how the host names a layer
+Replacement = Callable[..., torch.Tensor]  # what the host calls in the place of an attention
+Depths = dict[int, Replacement]  # by transformer block
 _KINDS = {Attends.SELF: "attn1", Attends.CROSS: "attn2"}
 # What the host calls the halves of guidance, by its `cond_or_uncond`.
 _HALVES = {0: Half.COND, 1: Half.UNCOND}
@@ -94,13 +97,21 @@ class UNetDoor:
         bound = _Bound(edit, branches, columns, negatives)
         ran: list[bool] = []
         missed: set[tuple[Key, Attends]] = set()
+        edited: dict[tuple[str, Key | Block], Depths] = {}
         for key, pair in self.places.items():
             for layer in filter(edit.wants, pair):
-                kind = replace.setdefault(_KINDS[layer.attends], {})
+                name = _KINDS[layer.attends]
+                kind = replace.setdefault(name, {})
                 theirs = kind.get(key) or kind.get(key[:2])
                 place = key, layer.attends
                 missed.add(place)
-                kind[key] = bound.replacement(layer, theirs, lambda p=place: missed.discard(p))
+                # The widest key that gets through: what a patch replaces for a pass of its own
+                # (PAG replaces a whole block) has to come before the edit.
+                where = key if key in kind else key[:2]
+                depths = edited.setdefault((name, where), {})
+                depths[key[2]] = bound.replacement(layer, theirs, lambda p=place: missed.discard(p))
+        for (name, where), depths in edited.items():
+            replace[name][where] = _by_depth(depths, replace[name].get(where))
         # Inside of what may be wrapped around the network.
         watch = self.network.time_embed.register_forward_pre_hook(lambda *_: ran.append(True))
         try:
@@ -150,6 +161,32 @@ def _places(network: UNetModel) -> dict[Key, int]:
     return places
 
 
+def _by_depth(depths: Depths, otherwise: Replacement | None) -> Replacement:
+    """The replacement of a block's attention, some of whose transformer blocks have their own."""
+
+    def replaced(
+        q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: dict[str, Any]
+    ) -> torch.Tensor:
+        own = depths.get(extra["block_index"], otherwise)
+        return _plain(q, k, v, extra) if own is None else own(q, k, v, extra)
+
+    return replaced
+
+
+def _plain(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra: dict[str, Any]
+) -> torch.Tensor:
+    """Attention as the host has it in an unreplaced layer."""
+    return optimized_attention(
+        q,
+        k,
+        v,
+        extra["n_heads"],
+        attn_precision=extra.get("attn_precision"),
+        transformer_options=extra,
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class _Bound:
     """One edit bound to the rows of one prediction.
@@ -169,9 +206,9 @@ class _Bound:
     def replacement(
         self,
         layer: AttentionLayer,
-        theirs: Callable[..., torch.Tensor] | None,
+        theirs: Replacement | None,
         seen: Callable[[], None],
-    ) -> Callable[..., torch.Tensor]:
+    ) -> Replacement:
         """What the host calls in the place of a layer's attention, on (rows, tokens, width)."""
 
         def replaced(
@@ -180,14 +217,7 @@ class _Bound:
             seen()
 
             def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-                return optimized_attention(
-                    q,
-                    k,
-                    v,
-                    extra["n_heads"],
-                    attn_precision=extra.get("attn_precision"),
-                    transformer_options=extra,
-                )
+                return _plain(q, k, v, extra)
 
             edited = self._edited(layer, q, k, v, extra, attend)
             if theirs is None:
@@ -208,7 +238,7 @@ class _Bound:
     ) -> torch.Tensor:
         chunks, heads = extra["cond_or_uncond"], extra["n_heads"]
         size = tuple(extra["activations_shape"][2:])
-        self._check(len(q), len(chunks), q.shape[1], size)
+        self._check(len(q), max(len(chunks), len(extra["uuids"])), q.shape[1], size)
         q, k, v = (split_heads(each, heads) for each in (q, k, v))
 
         def kernel(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

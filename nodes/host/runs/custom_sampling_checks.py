@@ -18,11 +18,12 @@ def sigmas_of(schedule: Schedule) -> torch.Tensor:
 
 def check_size(plan: SamplingPlan, latent: torch.Tensor) -> None:
     """Raises TrajectoryMismatch unless a LATENT's samples have the trajectory's shape."""
-    if tuple(latent.shape) != plan.trajectory.shape:
+    nested = getattr(latent, "is_nested", False)
+    if nested or tuple(latent.shape) != plan.trajectory.shape:
         raise TrajectoryMismatch.of(
             "latent_image",
             "is not of the trajectory's size",
-            tuple(latent.shape),
+            "a nested latent" if nested else tuple(latent.shape),
             plan.trajectory.shape,
             "Connect the latent that NMG Invert took, or the one it gives.",
         )

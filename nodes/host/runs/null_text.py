@@ -12,6 +12,7 @@ from ....nmg_sampler import InvalidInput, Prompt, Trajectory
 from ....nmg_sampler.contract import OnStep
 from ....nmg_sampler.files import pack_source
 from ....nmg_sampler.methods import NullTextGuidance, NullTextSettings, optimise_null_text
+from ..models.merges import merges_of
 from ..models.model import check_trajectory, picture_of
 from ..network.conditions import Conditioning
 from ..network.patches import is_plain
@@ -45,7 +46,7 @@ def run_null_text(
     check_trajectory(model, trajectory)
     check_prompt_count(negative, "negative", trajectory.shape[0])
     check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape[0])
-    known = _fingerprint(negative)
+    known = None if _carries_patches(model) else _fingerprint(negative)
     name = None if known is None else settings.extra_name(known)
     if name in trajectory.extras:
         guidance = NullTextGuidance(trajectory.extras[name], settings.text_scale, trajectory)
@@ -67,6 +68,16 @@ def run_null_text(
     if name is not None:
         trajectory = replace(trajectory, extras={**trajectory.extras, name: found})
     return NullTextGuidance(found, settings.text_scale, trajectory), trajectory, cost
+
+
+def _carries_patches(model: ModelPatcher) -> bool:
+    """Whether there is more on a model than merges, which tell it from others by themselves.
+
+    Trajectories do not tell: LoRAs may differ. What was optimised with one is not for another.
+    """
+    changed = any(len(merges_of(patches)) < len(patches) for patches in model.patches.values())
+    beside = model.object_patches or model.injections
+    return changed or bool(beside) or not is_plain(model.model_options, model)
 
 
 def _fingerprint(prompt: Conditioning) -> str | None:

@@ -31,7 +31,7 @@ from ..network.conditions import Condition
 from ..network.door import Door, door_to
 from ..network.embedding import embedding_of, with_embedding
 from ..network.keyframes import Keyframes
-from ..network.patches import CALC, PRE, in_one_call, sees_both, sees_guidance
+from ..network.patches import CALC, PRE, check_memory, in_one_call, sees_both, sees_guidance
 from ..network.rows import Pair
 from .bound_prompts import BoundPrompts
 from .guider import BranchGuider
@@ -198,13 +198,9 @@ class HostPredictor:
         return sees_both(self.model_options, self.guider.model_patcher)
 
     def guided(self, request: Request) -> Guided:
-        return joined(
-            [
-                self._guided(*own)
-                for part in request.by_scale(self.branches)
-                for own in self._apart(part)
-            ]
-        )
+        parts = [own for part in request.by_scale(self.branches) for own in self._apart(part)]
+        check_memory(self.model_options, len(parts))
+        return joined([self._guided(*own) for own in parts])
 
     def _apart(self, request: Request) -> list[tuple[Request, Pair]]:
         """A request as one for each group of prompts."""
