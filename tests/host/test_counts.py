@@ -3,7 +3,15 @@
 import pytest
 import torch
 from host_edits import RUN, edit, edited, invert
-from host_models import conditioning, first, random_latent, random_prompt, random_tensor, relative
+from host_models import (
+    conditioning,
+    first,
+    random_controlnet,
+    random_latent,
+    random_prompt,
+    random_tensor,
+    relative,
+)
 
 pytestmark = pytest.mark.host_surface
 
@@ -205,3 +213,32 @@ def test_more_noise_masks_than_videos_are_refused(host, library):
     check = host("nmg_pack.nodes.host.models.latent_masks").check_noise_mask_count
     with pytest.raises(library.InvalidInput, match="Got 3 noise masks for 2 pictures"):
         check(torch.ones(3, 1, 5, 8, 8), torch.Size((2, 16, 5, 8, 8)))
+
+
+# What travels with a prompt.
+
+
+def masked(count):
+    return [[embedding, {"mask": torch.ones(count, 8, 8)}] for embedding, _ in random_prompt(2)]
+
+
+def hinted(count):
+    ((embedding, options),) = random_controlnet()(random_prompt(2))
+    control = options["control"].copy()
+    control.set_cond_hint(torch.ones(count, 3, 64, 64), 0.7, (0.0, 1.0))
+    return [[embedding, {"control": control, "control_apply_to_uncond": False}]]
+
+
+@pytest.mark.parametrize("where", ["NMG Invert: positive", "NMG Sample: negative"])
+@pytest.mark.parametrize("made", [masked, hinted])
+def test_masks_and_hints_that_fit_no_picture_are_refused_by_name(library, takes, made, where):
+    with pytest.raises(library.InvalidInput, match=f"^{where} brings .*Got 3 for 2 pictures"):
+        takes[where](made(3))
+    assert takes[where](made(PICTURES)).result
+
+
+def test_masks_are_not_dealt_out_to_the_edits(nodes, library, model):
+    trajectory = first(invert(nodes, model))
+    several = [[random_tensor((3, 7, 48), 30), {"mask": torch.ones(3, 8, 8)}]]
+    with pytest.raises(library.InvalidInput, match="positive brings masks.*Got 3 for 1 picture"):
+        edit(nodes, model, trajectory, positive=several)

@@ -47,7 +47,7 @@ def run_attention_maps(
     check_conditioning(source, "trajectory's source prompt")
     _check_prompt(source, columns)
     check_trajectory(model, trajectory)
-    check_prompt_count(source, "trajectory's source prompt", trajectory.shape[0])
+    check_prompt_count(source, "trajectory's source prompt", trajectory.shape)
     entries = word_entries(trajectory.schedule, levels)
 
     def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:

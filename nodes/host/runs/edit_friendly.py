@@ -39,8 +39,8 @@ def run_edit_friendly(
     identity = identify(model)
     samples = latent["samples"]
     check_channels(model, samples)
-    check_prompt_count(source, "positive", len(samples))
-    check_prompt_count(negative, "negative", len(samples))
+    check_prompt_count(source, "positive", samples.shape)
+    check_prompt_count(negative, "negative", samples.shape)
     noise_mask = latent_mask(latent.get("noise_mask"), samples.shape)
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:

@@ -11,7 +11,7 @@ from ....nmg_sampler.looks import edit_region, region_entries
 from ..models.model import check_still, check_trajectory
 from ..network.conditions import Conditioning
 from ..network.several import targets_of
-from .checks import check_conditioning, check_prompt_count
+from .checks import check_conditioning, check_parts, check_prompt_count
 from .looking import look_at
 from .predictor import HostPredictor
 
@@ -43,8 +43,9 @@ def run_edit_region(
     check_trajectory(model, trajectory)
     check_still(model, trajectory, "NMG Edit Region")
     pictures = trajectory.shape[0]
-    check_prompt_count(trajectory.source, "trajectory's source prompt", pictures)
+    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape)
     branches = Branches(pictures, len(targets_of(positive, pictures)))
+    check_parts(positive, "positive", trajectory.shape)
     entries = region_entries(trajectory.schedule, levels)
 
     def look(predictor: HostPredictor, device: torch.device, on_step: OnStep) -> torch.Tensor:

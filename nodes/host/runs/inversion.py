@@ -38,7 +38,7 @@ def run_inversion(
     identity = identify(model)
     samples = latent["samples"]
     check_channels(model, samples)
-    check_prompt_count(source, "positive", len(samples))
+    check_prompt_count(source, "positive", samples.shape)
     noise_mask = latent_mask(latent.get("noise_mask"), samples.shape)
 
     def procedure(predictor: HostPredictor, x: torch.Tensor, on_step: OnStep) -> Done:

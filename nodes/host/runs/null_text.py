@@ -44,8 +44,8 @@ def run_null_text(
     check_conditioning(negative, "negative")
     check_conditioning(trajectory.source, "trajectory's source prompt")
     check_trajectory(model, trajectory)
-    check_prompt_count(negative, "negative", trajectory.shape[0])
-    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape[0])
+    check_prompt_count(negative, "negative", trajectory.shape)
+    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape)
     known = None if _carries_patches(model) else _fingerprint(negative)
     name = None if known is None else settings.extra_name(known)
     if name in trajectory.extras:

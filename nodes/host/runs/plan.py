@@ -23,7 +23,7 @@ from ..network.conditions import Conditioning
 from ..network.door import check_editable
 from ..network.patches import check_rules
 from ..network.several import Target, columns_of, negatives_of, one_target, targets_of
-from .checks import check_conditioning, check_prompt_count
+from .checks import check_conditioning, check_parts, check_prompt_count
 from .predictor import HostPredictor
 from .procedure import Done, Job
 
@@ -105,12 +105,14 @@ def plan_sampling(
     targets = targets_of(positive, pictures)
     branches = branches_of_run(pictures, len(targets), guidance, editor)
     against = negatives_of(negative, branches)
+    check_parts(positive, "positive", picture.shape)
+    check_parts(negative, "negative", picture.shape)
     conditions = {Prompt.POSITIVE.value: positive, Prompt.NEGATIVE.value: negative}
     columns: tuple[int, ...] = ()
     guidance.check(trajectory, branches)
     if branches.with_source or guidance.needs_source_prompt:
         check_conditioning(trajectory.source, "trajectory's source prompt")
-        check_prompt_count(trajectory.source, "trajectory's source prompt", pictures)
+        check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape)
         conditions[Prompt.SOURCE.value] = trajectory.source
     if editor is not None:
         check_editable(model, editor)

@@ -48,8 +48,8 @@ def check_reconstruction(
     check_conditioning(negative, "negative")
     check_conditioning(trajectory.source, "trajectory's source prompt")
     check_trajectory(model, trajectory)
-    check_prompt_count(negative, "negative", trajectory.shape[0])
-    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape[0])
+    check_prompt_count(negative, "negative", trajectory.shape)
+    check_prompt_count(trajectory.source, "trajectory's source prompt", trajectory.shape)
     for guidance, text_scale in ways:
         check_text_scale(text_scale)
         guidance.check(trajectory, Branches(trajectory.shape[0]))
