@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from family_models import MODELS
 from host_models import (
     first,
     make_patcher,
@@ -118,6 +119,13 @@ def test_a_latent_of_nothing(refused, model, shape):
 def test_a_latent_of_a_video(refused, model):
     latent = random_latent((1, 4, 2, 8, 8))
     refused("NMGInvert", inversion(model, latent_image=latent), "latent_image")
+
+
+def test_a_latent_of_a_still_picture_for_a_video(refused):
+    small = MODELS["WAN"]
+    latent = random_latent((1, 16, 8, 8))
+    inputs = inversion(small.load(), latent_image=latent, schedule="simple")
+    refused("NMGInvert", inputs, "4 dimensions", "(batch, 16, frames, height, width)")
 
 
 def test_a_nested_latent(refused, model):

@@ -139,11 +139,12 @@ def check_channels(model: ModelPatcher, latent: torch.Tensor, name: str = "laten
     elif latent.shape[1] != channels:
         problem = f"has {latent.shape[1]} channels but the model takes {channels}"
     if problem is not None:
+        sides = ", ".join(("frames", "height", "width")[-latent_format.latent_dimensions :])
         raise InvalidInput.of(
             name,
             problem,
             tuple(latent.shape),
-            f"(batch, {channels}, height, width)",
+            f"(batch, {channels}, {sides})",
             "Encode the picture with the VAE of this model.",
         )
 
