@@ -135,6 +135,26 @@ def test_a_difference_that_is_added_back_is_the_model_it_came_from(fingerprint, 
     assert fingerprint(merging("ModelAdd")(a, difference)[0]) != fingerprint(a)
 
 
+def test_an_added_difference_and_the_file_of_it_are_one_model(fingerprint, tmp_path, a, b):
+    difference = merging("ModelSubtract")(b, other_network(seed=9), 1.0)[0]
+    merge = merging("ModelAdd")(a, difference)[0]
+    assert fingerprint(merge) not in (fingerprint(a), fingerprint(b))
+    assert fingerprint(saved(merge, tmp_path)) == fingerprint(merge)
+
+
+def test_one_model_is_another_where_all_of_it_is_rounded_further(fingerprint, a):
+    """To half precision it is the same: files of trajectories have no more."""
+    config, weights = parity_weights("two")
+    rounded = torch.float8_e4m3fn
+    known = fingerprint(a)
+    assert fingerprint(parity_network("two", torch.float16)) == known
+    assert fingerprint(parity_network("two", torch.bfloat16)) != known
+    assert fingerprint(parity_network("two", rounded)) != known
+    # As most files of 8 bits are: matrices alone.
+    matrices = {k: v.to(rounded).float() if v.ndim > 1 else v for k, v in weights.items()}
+    assert fingerprint(make_patcher(config, matrices)) == known
+
+
 def test_loading_does_not_change_the_identity_of_a_merge(fingerprint, load, a, b):
     patched = add_to_vectors(a)
     merge = simple(patched, b, 0.3)
@@ -273,6 +293,23 @@ def with_lora_file_beside_the_weights(model):
     )[0]
 
 
+def with_lora_file_taken_off(model):
+    return importlib.import_module("comfy.sd").load_lora_for_models(
+        model, None, lora_file(), -0.8, 0.0
+    )[0]
+
+
+def with_dora_file(model):
+    """The same with magnitudes of its own for each row."""
+    file, weights = lora_file(), model.model.diffusion_model.state_dict()
+    layers = [name.partition(".lora_up")[0] for name in file if ".lora_up" in name]
+    for layer in layers:
+        weight = weights[f"{layer.removeprefix('diffusion_model.')}.weight"]
+        norms = weight.flatten(1).norm(dim=1).reshape(-1, *[1] * (weight.ndim - 1))
+        file[f"{layer}.dora_scale"] = 1.3 * norms
+    return importlib.import_module("comfy.sd").load_lora_for_models(model, None, file, 0.8, 0.0)[0]
+
+
 def with_itself_in_blocks(model):
     """Blocks of a LoRA, by a merge with the model it is on."""
     return blocks(model, add_lora(model), **{"input_blocks.2.": 0.5, "middle_block.1.": 0.2})
@@ -286,6 +323,8 @@ NO_MERGES = [
     add_to_vectors,
     with_lora_file,
     with_lora_file_beside_the_weights,
+    with_lora_file_taken_off,
+    with_dora_file,
     attention_multiply,
     with_itself,
     with_itself_in_blocks,

@@ -9,11 +9,14 @@ from family_models import MODELS
 from host_edits import RUN, SHAPE, STEPS, edit, edited, euler, guidance, invert
 from host_models import (
     FLOAT32,
+    LORA,
     Differentiation,
     conditioning,
     first,
+    random_controlnet,
     random_latent,
     random_prompt,
+    random_tensor,
     relative,
 )
 
@@ -119,6 +122,31 @@ def _turns_around(host, model):
     return _mixes(host, model)
 
 
+def _in_turn(*patches):
+    def put(host, model):
+        for patch in patches:
+            model = patch(host, model)
+        return model
+
+    return put
+
+
+def _picture_tokens(_, model):
+    """A picture beside the text and none beside the negative prompt, as IPAdapter has it."""
+    attend = importlib.import_module("comfy.ldm.modules.attention").optimized_attention
+
+    def patch(q, k, v, options):
+        told, width = options["cond_or_uncond"], q.shape[-1]
+        tokens = {0: random_tensor((1, 4, width), 21), 1: torch.zeros(1, 4, width)}
+        seen = torch.cat([tokens[which].repeat(len(q) // len(told), 1, 1) for which in told])
+        heads = options["n_heads"]
+        return attend(q, k, v, heads) + 0.7 * attend(q, seen, seen, heads)
+
+    model.set_model_attn2_replace(patch, "middle", 0)
+    model.set_model_attn2_replace(patch, "output", 1)
+    return model
+
+
 # Of the network: what is seen there depends on what else is in the call.
 NETWORK = {
     "mixing": _mixes,
@@ -150,6 +178,12 @@ RULES = {
     "VideoTriangleCFGGuidance": _extra("video_model", "VideoTriangleCFGGuidance", 1.5),
     "CFGOverride": _extra("custom_sampler", "CFGOverride", 2.0, 0.0, 1.0),
     "LatentApplyOperationCFG": _sharpened,
+    "picture_tokens": _picture_tokens,
+    "three_at_once": _in_turn(
+        _extra("nag", "NAGuidance", 5.0, 0.5, 1.5),
+        _extra("pag", "PerturbedAttentionGuidance", 2.0),
+        _extra("model_advanced", "RescaleCFG", 0.7),
+    ),
     "PerpNeg": lambda host, model: _extra("perpneg", "PerpNeg", random_prompt(4), 1.0)(host, model),
 }
 PATCHES = {**NETWORK, **RULES}
@@ -223,6 +257,40 @@ def test_without_a_hold_it_is_the_hosts_own_sampler(nodes, model, put, made, nam
     if cfg != 1:
         bare = judge(model, latent, trajectory, cfg)
         assert relative(expected, bare) > 50 * RUN, "the patch did nothing"
+
+
+def weight_hook(host):
+    """A LoRA on a prompt: the host changes the weights for its evaluations."""
+    hooks = host("comfy.hooks")
+    name = f"diffusion_model.{LORA[0]}"
+    hook = hooks.WeightHook(strength_model=1.0)
+    hook.weights = {name: ("diff", (random_tensor((32, 32), 8),))}
+    hook.need_weight_init = False
+    group = hooks.HookGroup()
+    group.add(hook)
+    return group
+
+
+@pytest.mark.parametrize("cfg", [1.0, 4.0])
+@pytest.mark.parametrize("on_both", [True, False])
+@pytest.mark.parametrize("thing", ["ControlNet", "hook"])
+def test_with_what_the_prompts_bring_along(nodes, host, put, made, thing, on_both, cfg):
+    """One call may take both prompts only where both bring the same."""
+    trajectory, latent = made
+    patched, plain = put("three_at_once"), (random_prompt(2), random_prompt(3))
+    if thing == "hook":
+        options = {"hooks": weight_hook(host)}
+    else:
+        ((_, options),) = random_controlnet()(plain[0])
+    brought = [conditioning(prompt[0][0], **options) for prompt in plain]
+    positive, negative = brought[0], brought[1] if on_both else plain[1]
+    expected = euler(patched, latent, trajectory, cfg, positive, negative)
+    prompts = {"positive": positive, "negative": negative}
+    for kind in KINDS[:2]:
+        method = guidance(nodes, *kind, scale=VANISHING)
+        got = edited(nodes, patched, trajectory, method, text_scale=cfg, **prompts)
+        assert relative(got, expected) < RUN
+    assert relative(expected, euler(patched, latent, trajectory, cfg)) > 50 * RUN
 
 
 # --- what is asked of the network ----------------------------------------------------------------
@@ -379,6 +447,7 @@ def _alike(nodes, patched, trajectory, latent, editor, method, cfg, source):
 
 BESIDE = ["mixing", "NAGuidance", "SelfAttentionGuidance", "TCFG", "APG"]
 BESIDE += ["PerturbedAttentionGuidance", "in_their_own_calls", "turned_around"]
+BESIDE += ["picture_tokens", "three_at_once"]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
