@@ -242,3 +242,29 @@ def test_masks_are_not_dealt_out_to_the_edits(nodes, library, model):
     several = [[random_tensor((3, 7, 48), 30), {"mask": torch.ones(3, 8, 8)}]]
     with pytest.raises(library.InvalidInput, match="positive brings masks.*Got 3 for 1 picture"):
         edit(nodes, model, trajectory, positive=several)
+
+
+def test_prompts_of_equal_and_of_unequal_length_go_together(nodes, host, model):
+    join = host("nmg_pack.nodes.host.network.several").join_prompts
+    equal = [random_prompt(seed) for seed in (40, 41, 42)]
+    unequal = [random_prompt(seed, tokens=tokens) for seed, tokens in ((10, 7), (11, 14), (12, 7))]
+    trajectory = first(invert(nodes, model))
+    together = edited(nodes, model, trajectory, positive=join(equal) + join(unequal))
+    for place, got in enumerate(together):
+        both = [*equal[place], *unequal[place]]
+        assert relative(got[None], edited(nodes, model, trajectory, positive=both)) < RUN
+    assert len(together) == len(equal)
+    assert min(relative(a, b) for a, b in zip(together[1:], together[:-1], strict=True)) > 100 * RUN
+
+
+@pytest.mark.parametrize("others", [(2,), (3, 2)])
+def test_prompts_that_are_not_as_many_are_refused_with_both_numbers(
+    nodes, library, host, model, others
+):
+    join = host("nmg_pack.nodes.host.network.several").join_prompts
+    trajectory = first(invert(nodes, model))
+    positive = join([random_prompt(seed, tokens=7 * (1 + seed % 2)) for seed in range(3)])
+    for count in others:
+        positive = positive + [[random_tensor((count, 7, 48), count), {}]]
+    with pytest.raises(library.InvalidInput, match="not as many. Got 2 and 3"):
+        edit(nodes, model, trajectory, positive=positive)

@@ -118,26 +118,29 @@ def _unfit(name: str, count: int, pictures: int, expected: str) -> InvalidInput:
 
 
 def _apart(prompt: Conditioning, name: str) -> list[Conditioning]:
-    """The prompts whose parts have a place, in order; what has none is of all. Or none."""
+    """The prompts whose parts have a place, in order, with a row each of other parts; or none."""
     counts = {options[_PLACE][1] for _, options in prompt if _PLACE in options}
     if not counts:
         return []
-    shared = max((len(e) for e, options in prompt if _PLACE not in options), default=1)
-    if len(counts) > 1 or shared > 1:
+    counts |= {len(e) for e, options in prompt if _PLACE not in options} - {1}
+    if len(counts) > 1:
         raise InvalidInput.of(
             name,
             "combines prompts that are not as many",
-            " and ".join(str(count) for count in sorted({*counts, shared})),
+            " and ".join(map(str, sorted(counts))),
             "as many on both",
             "Give both NMG Prompts as many lines.",
         )
     (count,) = counts
     return [
-        [
-            [embedding, {k: v for k, v in options.items() if k != _PLACE}]
-            for embedding, options in prompt
-            if options.get(_PLACE, (place, count))[0] == place
-        ]
+        _rows(
+            [
+                [embedding, {k: v for k, v in options.items() if k != _PLACE}]
+                for embedding, options in prompt
+                if options.get(_PLACE, (place, count))[0] == place
+            ],
+            slice(place, place + 1),
+        )
         for place in range(count)
     ]
 
